@@ -1,0 +1,78 @@
+"""What the engine tells while it works. Renderers, JSON, batch and server consume the same events."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of tokens. `prompt_tokens` includes image tokens and those taken from a cache."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    image_tokens: int = 0
+    video_tokens: int = 0
+    completion_tokens: int = 0  # everything generated, reasoning included
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of wall clock, and rates of tokens per second (0 where nothing was measured)."""
+
+    media_s: float = 0.0  # pictures through the vision encoder
+    prefill_s: float = 0.0
+    first_token_s: float = 0.0  # from the start of the request to its first token
+    decode_s: float = 0.0
+    prefill_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """`done` of `total` prompt tokens have gone through the model."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """The prompt is through; the next event carries text."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a person should know: a resize, a slow path. One line, no trailing full stop needed."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a request. `answer` and `reasoning` are whole, as the deltas gave them."""
+
+    reason: FinishReason
+    answer: str
+    reasoning: str
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+
+
+Event = PrefillProgress | Prefilled | Note | ReasoningDelta | TextDelta | Finished
