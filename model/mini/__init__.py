@@ -1,0 +1,1 @@
+"""How the built-in model `mini` is made: its data, its tokenizer, its training and its evaluation."""

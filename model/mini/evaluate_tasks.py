@@ -1,0 +1,123 @@
+"""What mini is measured by: held-out pictures and questions by task, and when an answer is right.
+
+Pictures come from the split `test`, a part of the printed ones in a family of typefaces kept out
+of training. The photographs, the questions from outside and the small talk are worded or taken
+nowhere else.
+"""
+
+import random
+from collections.abc import Sequence
+from itertools import count
+
+import numpy as np
+
+from mini.labels import Question, Sample
+from mini.outside import draw_outside
+from mini.outside_questions import OUTSIDE
+from mini.photographs import cut_photograph, find_photographs
+from mini.phrasing import vary
+from mini.sample import make_sample
+from mini.talk import ABOUT_A_PICTURE, NO_PICTURE, TALK
+from mini.words import read_list
+
+# The world of a task, and the kinds of question that belong to it.
+INSIDE_TASKS = {
+    "scenes": ("scene", ("describe", "count", "colour", "colours", "shape", "thing", "where", "present")),
+    "text": ("text", ("read",)),
+    "lines": ("text", ("line",)),
+    "receipts_total": ("receipt", ("total",)),
+    "receipts_other": ("receipt", ("date", "merchant", "price", "items", "describe")),
+}
+TASKS = (*INSIDE_TASKS, "outside", "talk")
+
+# In the order of the answers in `TALK`.
+HELD_OUT_TALK = (
+    ("Hi mini!", "Good day", "Hello, are you there?"),
+    ("Please tell me your name.", "Which model am I using?", "What kind of model are you?"),
+    ("What can I do with you?", "What are you able to do?", "Which things can you do?"),
+    ("How do you answer questions?", "How have you been trained?", "Tell me how you work."),
+    ("Thanks so much!", "Thank you, that helps.", "OK, thank you."),
+    ("Bye bye", "Goodbye for now.", "See you soon."),
+)
+HELD_OUT_NO_PICTURE = (
+    "What do you see in this picture?",
+    "How many shapes can you see?",
+    "Please read the text.",
+    "What is the total on this receipt?",
+    "Where is the blue star?",
+    "What colour is the hexagon?",
+    "Is there a black square?",
+    "Read the second line.",
+)
+
+
+def held_out(task: str, num_samples: int) -> list[Sample]:
+    """The first samples of the task, always the same ones, each with one question in plain mode.
+
+    Of talk there are only as many as there are phrasings.
+    """
+    if task == "outside":
+        return [outside_sample(index) for index in range(num_samples)]
+    if task == "talk":
+        return talk_samples()[:num_samples]
+    world, kinds = INSIDE_TASKS[task]
+    samples: list[Sample] = []
+    for seed in count():
+        if len(samples) == num_samples:
+            break
+        sample = make_sample(world, seed, "test")
+        fitting = [question for question in sample.questions if question.task in kinds]
+        if fitting:
+            fitting[0].reasoning = None
+            sample.questions = fitting[:1]
+            samples.append(sample)
+    return samples
+
+
+def outside_sample(index: int) -> Sample:
+    """Of ten, four are photographs, two textures; two ask other things of a known picture, two of none.
+
+    Where no package with photographs is installed, textures stand in; each question's `task` says
+    which it is.
+    """
+    rng = random.Random(f"outside/{index}")
+    turn, kind = divmod(index, 10)
+    photographs = find_photographs()
+    about_pictures = ABOUT_A_PICTURE if rng.random() < 0.7 else read_list("held_out_picture_questions")
+    if kind < 4 and photographs:
+        pixels = cut_photograph(photographs[(4 * turn + kind) % len(photographs)], rng)
+        return declined_sample("outside_photograph", pixels, about_pictures, rng)
+    if kind < 6:
+        size = rng.randint(96, 320), rng.randint(96, 320)
+        return declined_sample("outside_texture", draw_outside(size, rng), about_pictures, rng)
+    if kind < 8:
+        known = make_sample(rng.choice(["scene", "text", "receipt"]), index, "test", num_questions=1)
+        asked = read_list("held_out_questions") + read_list("held_out_picture_questions")
+        return declined_sample("outside_question", known.pixels, asked, rng)
+    return declined_sample("outside_talk", None, read_list("held_out_questions"), rng)
+
+
+def declined_sample(
+    task: str, pixels: np.ndarray | None, phrasings: Sequence[str], rng: random.Random
+) -> Sample:
+    question = Question(vary(rng.choice(phrasings), rng), OUTSIDE, task)
+    return Sample(world="outside", pixels=pixels, questions=[question])
+
+
+def talk_samples() -> list[Sample]:
+    questions = [
+        Question(phrasing, answer, "talk")
+        for answer, phrasings in zip(TALK, HELD_OUT_TALK, strict=True)
+        for phrasing in phrasings
+    ]
+    questions += [Question(phrasing, NO_PICTURE, "no_picture") for phrasing in HELD_OUT_NO_PICTURE]
+    return [Sample(world="talk", pixels=None, questions=[question]) for question in questions]
+
+
+def is_right(question: Question, answer: str) -> bool:
+    """Exactly the expected answer, but for space around it."""
+    return answer.strip() == question.answer
+
+
+def is_declined(answer: str) -> bool:
+    return answer.strip() == OUTSIDE

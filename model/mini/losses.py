@@ -1,0 +1,168 @@
+"""What training minimises: the answers' tokens, the drafts of the MTP layer, and labels of the picture.
+
+The auxiliary heads here exist in training only. They tell the vision encoder what was drawn where,
+thousands of labels a picture, long before an answer could.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mini.batches import COLOURS, IGNORE, KINDS, NUM_CHARS, SLOTS, Batch, Pictures, Rows
+from qwen35.network.attention import KeyValues
+from qwen35.network.linear_attention import LinearState
+from qwen35.network.model import Qwen35
+from qwen35.network.moe import SparseMoE
+from qwen35.network.text import LayerPast, Past
+
+
+class PictureHeads(nn.Module):
+    """Read labels straight off the picture tokens (M, D) that the language model gets."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.chars = nn.Linear(hidden_size, SLOTS * NUM_CHARS)
+        self.kinds = nn.Linear(hidden_size, 1 + len(KINDS))
+        self.colours = nn.Linear(hidden_size, 1 + len(COLOURS))
+
+    def forward(self, features: Tensor, labels: Pictures) -> tuple[Tensor, dict[str, float]]:
+        logits = self.chars(features).view(-1, SLOTS, NUM_CHARS)
+        # Most cells are empty: without weights the answer "nothing" would drown the characters.
+        weight = torch.ones(NUM_CHARS, device=features.device)
+        weight[0] = 0.1
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.chars.flatten(), weight)
+        loss = loss + F.cross_entropy(self.kinds(features), labels.kinds, ignore_index=IGNORE)
+        loss = loss + F.cross_entropy(self.colours(features), labels.colours, ignore_index=IGNORE)
+        is_char = labels.chars > 0
+        right = (logits.argmax(-1) == labels.chars)[is_char]
+        figures = {"chars": right.float().mean().item()} if len(right) else {}
+        return loss, figures
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    total: Tensor
+    figures: dict[str, float]  # for the log
+
+
+def of_pictures(left: LayerPast, pictures: Tensor) -> LayerPast:
+    """The past of each row's picture: a picture is read once, however many questions there are."""
+    kind = KeyValues if isinstance(left, KeyValues) else LinearState
+    return kind(*(t.index_select(0, pictures) for t in left))
+
+
+def encode(model: Qwen35, pictures: Pictures) -> Tensor:
+    assert model.visual is not None
+    return model.visual(pictures.patches, [pictures.grid] * pictures.prefix.shape[0])
+
+
+def picture_loss(model: Qwen35, heads: PictureHeads, batch: Batch) -> Losses:
+    """The first stage: the vision encoder alone."""
+    assert batch.pictures is not None
+    loss, figures = heads(encode(model, batch.pictures), batch.pictures)
+    return Losses(loss, {"picture": loss.item(), **figures})
+
+
+def answer_loss(
+    model: Qwen35, heads: PictureHeads, batch: Batch, balance: "RouterBalance", with_drafts: bool
+) -> Losses:
+    """The answers' loss with the auxiliary ones. Pictures are read once, each question goes on from there."""
+    figures: dict[str, float] = {}
+    total = torch.zeros((), device=batch.rows[0].ids.device)
+    seen = None
+    if batch.pictures is not None:
+        features = encode(model, batch.pictures)
+        loss, figures = heads(features, batch.pictures)
+        figures["picture"] = loss.item()
+        total = total + 0.3 * loss
+        seen = see(model, batch.pictures, features, with_drafts)
+    hidden, drafts = [], []
+    for rows in batch.rows:
+        past = seen and Past([of_pictures(layer, rows.pictures) for layer in seen.layers])
+        y, _ = model(rows.ids, rows.positions, past=past)
+        hidden.append(y[rows.targets != IGNORE])
+        if with_drafts:
+            drafts.append(draft_rows(model, rows, y.detach(), seen))
+    logits = model.logits(torch.cat(hidden)).float()
+    targets = torch.cat([rows.targets[rows.targets != IGNORE] for rows in batch.rows])
+    loss = F.cross_entropy(logits, targets)
+    figures["answer"] = loss.item()
+    figures["tokens"] = (logits.argmax(-1) == targets).float().mean().item()
+    total = total + loss + 0.01 * balance.take()
+    if with_drafts:
+        # The head is detached like the trunk: drafts must not cost answers.
+        head = model.language_model.embed_tokens.weight.detach()
+        drafted, expected = (torch.cat(part) for part in zip(*drafts, strict=True))
+        loss = F.cross_entropy(F.linear(drafted, head).float(), expected)
+        figures["draft"] = loss.item()
+        total = total + loss
+    return Losses(total, figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What reading the pictures leaves: for the trunk, and (detached) for the MTP layer."""
+
+    layers: list[LayerPast]
+    last_hidden: Tensor  # (B, 1, D) at the picture's end
+    drafts: KeyValues | None
+
+
+def see(model: Qwen35, pictures: Pictures, features: Tensor, with_drafts: bool) -> Seen:
+    hidden, layers = model(pictures.prefix, pictures.positions, features)
+    last = hidden[:, -1:].detach()
+    if not with_drafts:
+        return Seen(layers, last, None)
+    assert model.mtp is not None
+    embeds = model.embed(pictures.prefix, features).detach()
+    _, drafts = model.mtp(embeds[:, 1:], hidden[:, :-1].detach(), pictures.positions[:, :, 1:])
+    return Seen(layers, last, drafts)
+
+
+def draft_rows(model: Qwen35, rows: Rows, hidden: Tensor, seen: Seen | None) -> tuple[Tensor, Tensor]:
+    """The MTP layer's output for each target token t + 2 of the rows, and those tokens.
+
+    Pair t is the hidden state at t and the embedding of t + 1, at the position of t + 1.
+    """
+    assert model.mtp is not None
+    embeds = model.language_model.embed_tokens(rows.ids).detach()
+    positions, targets, past = rows.positions, rows.targets, None
+    if seen is None:
+        embeds, positions, targets = embeds[:, 1:], positions[:, :, 1:], targets[:, 1:]
+        hidden = hidden[:, :-1]
+    else:
+        assert seen.drafts is not None
+        # The pair across the picture's end belongs to the rows: their first tokens differ.
+        hidden = torch.cat([seen.last_hidden.index_select(0, rows.pictures), hidden[:, :-1]], dim=1)
+        past = KeyValues(*(t.index_select(0, rows.pictures) for t in seen.drafts))
+    drafted, _ = model.mtp(embeds, hidden, positions, past)
+    return drafted[targets != IGNORE], targets[targets != IGNORE]
+
+
+class RouterBalance:
+    """Keeps experts in use: the load-balancing loss of Switch Transformers (Fedus et al. 2021, eq. 4)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.losses: list[Tensor] = []
+        for module in model.modules():
+            if isinstance(module, SparseMoE):
+                module.gate.register_forward_hook(self._make_hook(module.top_k))
+
+    def _make_hook(self, top_k: int):  # type: ignore[no-untyped-def]
+        def hook(_module: nn.Module, _inputs: object, logits: Tensor) -> None:
+            if not logits.requires_grad:
+                return
+            probabilities = logits.float().softmax(-1)
+            chosen = probabilities.topk(top_k, -1).indices
+            share = F.one_hot(chosen, logits.shape[-1]).float().mean((0, 1))
+            self.losses.append(logits.shape[-1] * (share * probabilities.mean(0)).sum())
+
+        return hook
+
+    def take(self) -> Tensor:
+        """The mean over all routers that ran since the last call."""
+        mean = torch.stack(self.losses).mean()
+        self.losses.clear()
+        return mean
