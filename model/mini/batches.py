@@ -38,14 +38,14 @@ class Curriculum:
     tokens_per_step: int  # picture tokens: decides how many pictures of a size make a batch
     num_questions: int = 5
     # Until here the vision encoder learns alone, from the labels of what was drawn where.
-    vision_alone: float = 0.12
+    vision_alone: float = 0.1
     drafts_from: float = 0.75  # the MTP layer learns last, from a trunk that stands nearly still
 
     def worlds(self, progress: float) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """Worlds and their weights. Reading needs the vision encoder longest, scenes need little of it."""
         if progress < self.vision_alone:
-            return ("scene", "text", "receipt"), (0.25, 0.55, 0.2)
-        return ("scene", "text", "receipt", "outside", "talk"), (0.38, 0.32, 0.14, 0.11, 0.05)
+            return ("scene", "text", "receipt"), (0.3, 0.55, 0.15)
+        return ("scene", "text", "receipt", "outside", "talk"), (0.56, 0.18, 0.06, 0.13, 0.07)
 
     def difficulty(self, progress: float) -> float:
         return min(1.0, 0.15 + 2.2 * progress)
@@ -113,7 +113,11 @@ class BatchMaker:
             sample = make_sample("talk", step, split, num_questions=48)
             return self.collate([sample], None, system)
         low, high = curriculum.sides(progress)
-        grid = (rng.randint(low, high), rng.randint(low, high))
+        # Small pictures are more frequent: they teach as much for less work.
+        grid = (
+            low + int((high + 1 - low) * rng.random() ** 1.6),
+            low + int((high + 1 - low) * rng.random() ** 1.6),
+        )
         count = max(1, round(curriculum.tokens_per_step / (grid[0] * grid[1])))
         pictured = [(w, p) for w, p in zip(worlds, weights, strict=True) if w != "talk"]
         samples = []

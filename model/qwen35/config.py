@@ -60,7 +60,8 @@ class RopeConfig:
         if not isinstance(rope, dict):
             raise CheckpointError(f"{section.where}: the key 'rope_parameters' is missing.")
         # Older files keep theta and the factor beside the rope object instead of in it.
-        merged = {k: values[k] for k in ("rope_theta", "partial_rotary_factor") if k in values} | rope
+        beside = ("rope_theta", "partial_rotary_factor")
+        merged: dict[str, Any] = {key: values[key] for key in beside if key in values} | rope
         inner = _Section(merged, f"{section.where}, rope_parameters")
         inner.require("rope_type", ("default", "yarn"), merged.get("type", "default"))
         inner.require("mrope_interleaved", (True,), True)
@@ -250,9 +251,7 @@ class ModelConfig:
         dtype = values.get("dtype") or values.get("torch_dtype") or text_values.get("dtype")
         dtype = dtype or text_values.get("torch_dtype")
         if dtype not in ("bfloat16", "float16", "float32"):
-            raise CheckpointError(
-                f"{where}: 'dtype' is {dtype!r}; supported: bfloat16, float16, float32."
-            )
+            raise CheckpointError(f"{where}: 'dtype' is {dtype!r}; supported: bfloat16, float16, float32.")
 
         def token(key: str) -> int | None:
             return int(top.get(key, int)) if has_vision else None

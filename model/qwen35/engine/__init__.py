@@ -1,1 +1,1 @@
-
+"""Prefill, decode, events: from a prepared prompt to text."""

@@ -151,12 +151,13 @@ class VisionEncoder(nn.Module):
         """
         config = self.config
         coordinates, positions, frames = [], [], []
-        for time, height, width in grids:
+        for (height, width), run in groupby((h, w) for t, h, w in grids for _ in range(t)):
+            count = len(list(run))  # frames of one size in a row share what depends on size alone
             frame = patch_coordinates(height, width, config.spatial_merge_size).to(patches.device)
             learned = interpolate_positions(self.pos_embed.weight, frame, height, width)
-            coordinates += [frame] * time
-            positions += [learned] * time
-            frames += [height * width] * time
+            coordinates.append(frame.repeat(count, 1))
+            positions.append(learned.repeat(count, 1))
+            frames += [height * width] * count
         x = self.patch_embed(patches)
         x = x + torch.cat(positions).to(x.dtype)
         head_dim = config.hidden_size // config.num_heads

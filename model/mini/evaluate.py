@@ -1,0 +1,83 @@
+"""mini on held-out data: the network answers, exact match counts.
+
+It uses the training side's own tokenizer and prompts, so that it runs wherever training does; the
+tests ask the same questions through `qwen ask`.
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from mini.architecture import preprocessor_json
+from mini.batches import tokenizer_config
+from mini.evaluate_tasks import TASKS, held_out, is_declined, is_right
+from mini.labels import Question
+from mini.prompt import render
+from mini.tokenizer import MiniTokenizer
+from qwen35.backends.plain import PlainBackend
+from qwen35.network.model import Qwen35
+from qwen35.processing.image import ImageProcessor
+from qwen35.processing.positions import mrope_positions
+
+MAX_TOKENS = 160
+
+
+class Reader:
+    """Asks a network by greedy decoding."""
+
+    def __init__(self, model: Qwen35) -> None:
+        self.backend = PlainBackend(model)
+        self.tokenizer = MiniTokenizer.load()
+        self.config = tokenizer_config(self.tokenizer)
+        assert self.config.vision is not None
+        self.images = ImageProcessor(preprocessor_json(), self.config.vision, "mini")
+
+    def answer(self, question: Question, pixels: np.ndarray | None) -> str:
+        prefix, rest, _ = render(question, pixels is not None)
+        features, grids = None, []
+        if pixels is not None:
+            picture = self.images.process(pixels)
+            features = self.backend.encode_pictures(picture.values, [picture.grid])
+            prefix = prefix.replace("<|image_pad|>", "<|image_pad|>" * len(features))
+            grids = [picture.grid]
+        ids = np.array(self.tokenizer.encode(prefix + rest))
+        positions, delta = mrope_positions(ids, self.config, grids)
+        state = self.backend.new_state()
+        state.mrope_delta = delta
+        logits = self.backend.prefill(state, ids, positions, features)
+        answer: list[int] = []
+        while len(answer) < MAX_TOKENS:
+            token = int(logits.argmax())
+            if token == self.tokenizer.id("<|im_end|>"):
+                break
+            answer.append(token)
+            logits = self.backend.decode([state], np.array([token]))[0]
+        return self.tokenizer.decode(answer)
+
+
+def evaluate(model: Qwen35, num_samples: int) -> dict[str, dict[str, float | int]]:
+    """By task: how many were asked, the share right, and of the tasks inside the share declined.
+
+    The outside's parts (photographs, textures, questions) are counted on their own as well.
+    """
+    reader = Reader(model)
+    asked: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    declined: Counter[str] = Counter()
+    for task in TASKS:
+        for sample in held_out(task, num_samples):
+            question = sample.questions[0]
+            answer = reader.answer(question, sample.pixels)
+            names = {task, question.task} if task == "outside" else {task, f"{task}: {question.task}"}
+            for name in names:
+                asked[name] += 1
+                right[name] += is_right(question, answer)
+                declined[name] += is_declined(answer)
+    return {
+        name: {
+            "asked": asked[name],
+            "right": round(right[name] / asked[name], 4),
+            "declined": round(declined[name] / asked[name], 4),
+        }
+        for name in sorted(asked)
+    }

@@ -1,0 +1,34 @@
+"""What the engine asks of whatever runs the model. No torch here: arrays are numpy."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from qwen35.state import ModelState
+
+PREFILL_CHUNK = 512  # tokens; a multiple of the delta rule's chunk, and a step of the progress bar
+
+
+class Backend(Protocol):
+    name: str  # as `qwen doctor` and `-v` show it
+
+    def new_state(self) -> ModelState: ...
+
+    def encode_pictures(self, patches: np.ndarray, grids: Sequence[tuple[int, int, int]]) -> np.ndarray:
+        """Features (M, D) of patches (P, values), opaque to the engine but for their rows."""
+        ...
+
+    def prefill(
+        self, state: ModelState, ids: np.ndarray, position_ids: np.ndarray, features: np.ndarray | None
+    ) -> np.ndarray:
+        """Run T tokens, `ids` (T,) at (3, T), after `state`, and move it past them.
+
+        `features` (M', D) fill the M' placeholders among these ids. Returns the logits (vocab_size,)
+        float32 of the token after the last.
+        """
+        ...
+
+    def decode(self, states: Sequence[ModelState], ids: np.ndarray) -> np.ndarray:
+        """One token for each of B sequences, `ids` (B,). Returns logits (B, vocab_size) float32."""
+        ...

@@ -1,0 +1,159 @@
+"""One request from messages to events: prepare, prefill in chunks, then draw, tell, decode."""
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qwen35.backends.base import PREFILL_CHUNK, Backend
+from qwen35.engine.request import GenerationDefaults, Request
+from qwen35.engine.sampler import Sampler
+from qwen35.engine.speech import THINK_END, Speech
+from qwen35.errors import DoesNotFit
+from qwen35.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Note,
+    Prefilled,
+    PrefillProgress,
+    Timings,
+    Usage,
+)
+from qwen35.processing.processor import ModelInput, Processor
+from qwen35.state import ModelState
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Engine:
+    """Owns the model (through its backend) and what turns words into tokens. Holds no conversation."""
+
+    backend: Backend
+    processor: Processor
+    defaults: GenerationDefaults
+
+    def prepare(self, request: Request) -> ModelInput:
+        """The prompt as the model will get it. Raises InputError, and DoesNotFit beyond the context."""
+        prompt = self.processor.prepare(
+            request.messages, enable_thinking=request.thinking, image_bounds=request.image_bounds
+        )
+        limit = self._context(request)
+        if len(prompt.ids) >= limit:
+            raise DoesNotFit(
+                f"The prompt has {len(prompt.ids):,} tokens, the context holds {limit:,}. Shorten it, "
+                "use smaller pictures (--image-tokens) or fewer pages, or raise --ctx if the model allows."
+            )
+        return prompt
+
+    def generate(self, request: Request) -> Generator[Event]:
+        """Answer one request. Closing the iterator ends the work and frees its state."""
+        start = time.perf_counter()
+        prompt = self.prepare(request)
+        for note in prompt.notes:
+            yield Note(note)
+        num_prompt = len(prompt.ids)
+        room = self._context(request) - num_prompt
+        limit = room if request.max_tokens is None else min(request.max_tokens, room)
+
+        state = self.backend.new_state()
+        state.mrope_delta = prompt.mrope_delta
+        logits = np.empty(0, np.float32)
+        encoded = time.perf_counter()
+        features = self._encode(prompt)
+        media_s = time.perf_counter() - encoded
+        for end in self._chunk_ends(num_prompt):
+            logits = self._prefill(state, prompt, features, end)
+            yield PrefillProgress(end, num_prompt)
+        prefilled = time.perf_counter()
+        yield Prefilled(num_prompt, 0, prefilled - start)
+
+        speech = Speech(
+            self.processor.tokenizer, starts_in_reasoning=prompt.starts_in_reasoning, stop=request.stop
+        )
+        params = request.sampling.over(self.defaults.sampling)
+        sampler = Sampler(params, self.processor.tokenizer.size, prompt.ids, request.seed)
+        forced: list[int] = []
+        count, first_token_s = 0, 0.0
+        reason: FinishReason = "length"
+        while count < limit:
+            if not forced and self._is_budget_spent(request, speech):
+                forced = self.processor.tokenizer.encode(f"\n{THINK_END}\n\n")
+            token = forced.pop(0) if forced else sampler.draw(logits)
+            count += 1
+            first_token_s = first_token_s or time.perf_counter() - start
+            if token in self.defaults.stop_ids:
+                reason = "stop"
+                break
+            yield from speech.push(token)
+            if speech.is_stopped:
+                reason = "stop"
+                break
+            if count < limit:
+                logits = self.backend.decode([state], np.array([token]))[0]
+        yield from speech.finish()
+        now = time.perf_counter()
+        yield Finished(
+            reason,
+            speech.answer,
+            speech.reasoning,
+            Usage(
+                prompt_tokens=num_prompt,
+                image_tokens=sum(span.length for span in prompt.media),
+                completion_tokens=count,
+                reasoning_tokens=speech.num_reasoning_tokens,
+            ),
+            _rates(
+                Timings(
+                    media_s=media_s,
+                    prefill_s=prefilled - encoded - media_s,
+                    first_token_s=first_token_s,
+                    decode_s=now - prefilled,
+                ),
+                num_prompt,
+                count,
+            ),
+        )
+
+    def _context(self, request: Request) -> int:
+        limit = self.processor.config.text.max_position_embeddings
+        return limit if request.max_context is None else min(limit, request.max_context)
+
+    def _encode(self, prompt: ModelInput) -> np.ndarray | None:
+        if prompt.pixel_values is None:
+            return None
+        return self.backend.encode_pictures(prompt.pixel_values, [span.grid for span in prompt.media])
+
+    def _chunk_ends(self, num_tokens: int) -> list[int]:
+        return [*range(PREFILL_CHUNK, num_tokens, PREFILL_CHUNK), num_tokens]
+
+    def _prefill(
+        self, state: ModelState, prompt: ModelInput, features: np.ndarray | None, end: int
+    ) -> np.ndarray:
+        """Take `state` on to token `end` of the prompt."""
+        start = state.num_tokens
+        if features is not None:
+            # Features before and up to a token are as many as placeholders.
+            before = [_overlap(span.start, span.length, 0, start) for span in prompt.media]
+            inside = [_overlap(span.start, span.length, start, end) for span in prompt.media]
+            features = features[sum(before) : sum(before) + sum(inside)] if sum(inside) else None
+        return self.backend.prefill(state, prompt.ids[start:end], prompt.position_ids[:, start:end], features)
+
+    def _is_budget_spent(self, request: Request, speech: Speech) -> bool:
+        budget = request.thinking_budget
+        return budget is not None and speech.is_reasoning and speech.num_reasoning_tokens >= budget
+
+
+def _overlap(start: int, length: int, low: int, high: int) -> int:
+    return max(0, min(start + length, high) - max(start, low))
+
+
+def _rates(timings: Timings, num_prompt: int, num_generated: int) -> Timings:
+    # The first token comes out of the prefill: decoding made one fewer.
+    return replace(
+        timings,
+        prefill_tokens_per_s=num_prompt / timings.prefill_s if timings.prefill_s else 0.0,
+        decode_tokens_per_s=(num_generated - 1) / timings.decode_s
+        if num_generated > 1 and timings.decode_s
+        else 0.0,
+    )

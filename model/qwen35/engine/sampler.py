@@ -1,0 +1,73 @@
+"""Logits to the next token: penalties, then temperature, then the filters, then one draw."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Off by value: top_p 1, top_k 0, min_p 0, presence 0, repetition 1. Temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+class Sampler:
+    """Draws tokens for one request. Mutable: it counts what it generated and owns its random stream.
+
+    Ids from `num_tokens` on are padding rows of the output matrix and never drawn.
+    """
+
+    def __init__(
+        self, params: SamplingParams, num_tokens: int, prompt_ids: np.ndarray, seed: int | None
+    ) -> None:
+        self.params = params
+        self.num_tokens = num_tokens
+        self.generated: Counter[int] = Counter()
+        # As in transformers, repetition looks at the prompt too; presence at the answer alone.
+        self._seen = np.unique(prompt_ids[prompt_ids < num_tokens])
+        self._random = np.random.default_rng(seed)
+
+    def draw(self, logits: np.ndarray) -> int:
+        """The next token's id, from logits (vocab_size,) float32, which are left as they are."""
+        scores = self._penalise(logits[: self.num_tokens])
+        params = self.params
+        token = int(scores.argmax()) if params.temperature <= 0 else self._sample(scores / params.temperature)
+        self.generated[token] += 1
+        return token
+
+    def _penalise(self, logits: np.ndarray) -> np.ndarray:
+        params = self.params
+        own = np.fromiter(self.generated, np.int64, len(self.generated))
+        if params.repetition_penalty != 1.0:
+            seen = np.union1d(self._seen, own)
+            values = logits[seen]
+            logits = logits.copy()
+            factor = np.float32(params.repetition_penalty)
+            logits[seen] = np.where(values > 0, values / factor, values * factor)
+        if params.presence_penalty and len(own):
+            logits = logits.copy()
+            logits[own] -= params.presence_penalty
+        return logits
+
+    def _sample(self, scores: np.ndarray) -> int:
+        """Filters see the candidates sorted, best first; each keeps at least one."""
+        params = self.params
+        count = len(scores) if params.top_k <= 0 else min(params.top_k, len(scores))
+        # A full sort of a quarter of a million scores costs milliseconds: cut first, then sort.
+        best = np.argpartition(scores, -count)[-count:] if count < len(scores) else np.arange(len(scores))
+        best = best[np.argsort(-scores[best], kind="stable")]
+        weights = np.exp(scores[best].astype(np.float64) - scores[best[0]])
+        if params.min_p > 0:
+            weights = weights[weights >= params.min_p]
+        if params.top_p < 1:
+            before = np.cumsum(weights) - weights
+            weights = weights[before < params.top_p * weights.sum()]
+        sums = np.cumsum(weights)
+        return int(best[np.searchsorted(sums, self._random.random() * sums[-1], side="right")])

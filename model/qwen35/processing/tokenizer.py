@@ -1,0 +1,107 @@
+"""Text to token ids and back, as the checkpoint's tokenizer.json says.
+
+A rendered prompt mixes structure (`<|im_start|>`, `<|image_pad|>`), which becomes one id each, with
+text from outside, which may hold the same strings and must not: a document that spells `<|im_end|>`
+would end the user's turn. So outside text is `protect`ed before it is rendered: a mark that no valid
+text can hold stands inside each such string, and `encode` takes the string as ordinary text.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from qwen35.errors import CheckpointError
+
+# A lone surrogate: not a Unicode scalar value, so no encodable text holds it.
+MARK = "\ud800"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Tokenizer:
+    """A `tokenizers` tokenizer, and its twin that knows no added tokens."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self._backend = backend
+        self._plain = tokenizers.Tokenizer(backend.model)  # shares the vocabulary, no copy
+        if backend.normalizer is not None:
+            self._plain.normalizer = backend.normalizer
+        if backend.pre_tokenizer is not None:
+            self._plain.pre_tokenizer = backend.pre_tokenizer
+        added = backend.get_added_tokens_decoder()
+        self._added = {token.content: token_id for token_id, token in added.items()}
+        self._added_pattern = _any_of(self._added)
+        self._special_pattern = _any_of([token.content for token in added.values() if token.special])
+        # Added tokens may lie inside the vocabulary or after it, so neither count alone is the size.
+        self.size = max([backend.get_vocab_size(with_added_tokens=False), *(i + 1 for i in added)])
+        """Ids from here on are padding rows of the matrices: never sampled, never decoded."""
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Tokenizer":
+        """Read `tokenizer.json`. Raises CheckpointError."""
+        path = folder / "tokenizer.json"
+        try:
+            return cls(tokenizers.Tokenizer.from_buffer(path.read_bytes()))
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{path}: no such file. The model folder needs its tokenizer.json.", path=str(path)
+            ) from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}).", path=str(path)) from None
+        except Exception as error:  # the package raises bare Exception for a file it cannot parse
+            raise CheckpointError(f"{path}: not a tokenizer ({error}).", path=str(path)) from None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a rendered prompt: added tokens become their ids, `protect`ed ones ordinary text.
+
+        Nothing is put before or after.
+        """
+        ids: list[int] = []
+        end = 0
+        for match in self._added_pattern.finditer(text):
+            ids += self._encode_plain(text[end : match.start()])
+            ids.append(self._added[match.group()])
+            end = match.end()
+        return ids + self._encode_plain(text[end:])
+
+    def protect(self, text: str, *, special_only: bool = False) -> str:
+        """Mark the added tokens spelled out in `text`, so that `encode` reads them as ordinary text.
+
+        `special_only` leaves those that a model writes itself, such as `<tool_call>`: they are tokens
+        wherever its answer is shown to it again. Lone surrogates (undecodable bytes of a command line)
+        become U+FFFD. `unmarked` gives the text back.
+        """
+        pattern = self._special_pattern if special_only else self._added_pattern
+        # After every character, so that strings that overlap are all broken.
+        return pattern.sub(lambda match: MARK.join(match.group()) + MARK, _SURROGATE.sub("\ufffd", text))
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of `ids`; an incomplete character at either end becomes U+FFFD.
+
+        Added tokens that are not "special", such as `<think>`, stay in the text.
+        """
+        return str(self._backend.decode(ids, skip_special_tokens=skip_special))
+
+    def id_of(self, token: str) -> int | None:
+        token_id: int | None = self._backend.token_to_id(token)
+        return token_id
+
+    def token_of(self, token_id: int) -> str | None:
+        token: str | None = self._backend.id_to_token(token_id)
+        return token
+
+    def _encode_plain(self, text: str) -> list[int]:
+        ids: list[int] = self._plain.encode(unmarked(text)).ids if text else []
+        return ids
+
+
+def unmarked(text: str) -> str:
+    return text.replace(MARK, "")
+
+
+def _any_of(strings: Sequence[str] | dict[str, int]) -> re.Pattern[str]:
+    """Matches the longest of `strings` that begins at a place; with none of them, nothing."""
+    if not strings:
+        return re.compile(r"(?!)")
+    return re.compile("|".join(re.escape(string) for string in sorted(strings, key=len, reverse=True)))
