@@ -139,16 +139,18 @@ class ImageProcessor:
         picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
         size, merge = self.vision.patch_size, self.vision.spatial_merge_size
         _, rows, columns = self.grid((height, width))
-        # Still bytes, and a view: merge cells in raster order, patches within a cell in raster order.
-        cells = np.asarray(picture).reshape(rows // merge, merge, size, columns // merge, merge, size, -1)
-        cells = cells.transpose(6, 0, 3, 1, 4, 2, 5)  # (C, cell rows, cell columns, merge, merge, size, size)
         frames, channels = self.vision.temporal_patch_size, self.vision.in_channels
         if out is None:
             out = np.empty((rows * columns, self.vision.patch_values), np.float32)
-        values = out.reshape(*cells.shape[1:5], channels, frames, size, size)
-        for channel in range(channels):
-            # A still picture fills every temporal slot of a patch with the same pixels.
-            values[..., channel, :, :, :] = self._values[channel][cells[channel]][..., None, :, :]
+        assert out.flags.c_contiguous, "a reshaped copy would be written instead"
+        # Merge cells in raster order, in each its patches in raster order. A row of cells at a time:
+        # the picture as a whole is never there in floats but for the patches themselves.
+        values = out.reshape(-1, columns // merge, merge, merge, channels, frames, size, size)
+        bands = np.asarray(picture).reshape(-1, merge, size, columns // merge, merge, size, channels)
+        for cells, band in zip(values, bands.transpose(0, 3, 1, 4, 6, 2, 5), strict=True):
+            for channel in range(channels):
+                # A still picture fills every temporal slot of a patch with the same pixels.
+                cells[:, :, :, channel] = self._values[channel][band[:, :, :, channel]][..., None, :, :]
         return Patches(out, (1, rows, columns), (height, width))
 
 

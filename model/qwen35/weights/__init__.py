@@ -1,1 +1,1 @@
-
+"""Checkpoint files to filled parameters: headers, names, assignment, reading."""
