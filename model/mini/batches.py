@@ -36,16 +36,22 @@ class Curriculum:
     """What to draw at a moment of training. `progress` runs from 0 to 1 over the whole run."""
 
     tokens_per_step: int  # picture tokens: decides how many pictures of a size make a batch
-    num_questions: int = 5
+    reading_from: float = 0.45  # from here on as much reading as looking
     # Until here the vision encoder learns alone, from the labels of what was drawn where.
     vision_alone: float = 0.1
     drafts_from: float = 0.75  # the MTP layer learns last, from a trunk that stands nearly still
 
-    def worlds(self, progress: float) -> tuple[tuple[str, ...], tuple[float, ...]]:
-        """Worlds and their weights. Reading needs the vision encoder longest, scenes need little of it."""
+    def worlds(self, progress: float) -> dict[str, float]:
+        """Worlds and their weights: looking before reading."""
         if progress < self.vision_alone:
-            return ("scene", "text", "receipt"), (0.3, 0.55, 0.15)
-        return ("scene", "text", "receipt", "outside", "talk"), (0.56, 0.18, 0.06, 0.13, 0.07)
+            return {"scene": 0.3, "text": 0.55, "receipt": 0.15}
+        if progress < self.reading_from:
+            return {"scene": 0.74, "text": 0.1, "receipt": 0.02, "outside": 0.09, "talk": 0.05}
+        return {"scene": 0.36, "text": 0.34, "receipt": 0.16, "outside": 0.09, "talk": 0.05}
+
+    def num_questions(self, world: str, progress: float) -> int:
+        """Questions about one picture: more where their answers can be learnt by now."""
+        return 7 if world == "scene" else 4 if progress >= self.reading_from and world != "outside" else 2
 
     def difficulty(self, progress: float) -> float:
         return min(1.0, 0.15 + 2.2 * progress)
@@ -78,7 +84,9 @@ class Pictures:
     positions: torch.Tensor  # (3, B, T)
     chars: torch.Tensor  # (B * M, SLOTS) characters in each picture token
     kinds: torch.Tensor  # (B * M,): 0 none, else 1 + index of the shape's kind
-    colours: torch.Tensor  # (B * M,)
+    colours: torch.Tensor  # (B * M,) likewise
+    places: torch.Tensor  # (B * M,) likewise, of the nine places from the top left on
+    centres: torch.Tensor  # (B * M,): 1 where a shape has its centre, so that shapes can be counted
 
     def to(self, device: torch.device) -> "Pictures":
         values = (getattr(self, name) for name in self.__slots__)
@@ -107,29 +115,28 @@ class BatchMaker:
 
     def make(self, step: int, progress: float, curriculum: Curriculum, split: str = "train") -> Batch:
         rng = random.Random(step * 7919 + 1)
-        worlds, weights = curriculum.worlds(progress)
+        worlds = curriculum.worlds(progress)
         system = rng.choice(SYSTEM_MESSAGES) if rng.random() < 0.2 else None
-        if rng.choices(worlds, weights)[0] == "talk":
+        if rng.choices([*worlds], [*worlds.values()])[0] == "talk":
             sample = make_sample("talk", step, split, num_questions=48)
             return self.collate([sample], None, system)
         low, high = curriculum.sides(progress)
         # Small pictures are more frequent: they teach as much for less work.
         grid = (
-            low + int((high + 1 - low) * rng.random() ** 1.6),
-            low + int((high + 1 - low) * rng.random() ** 1.6),
+            low + int((high + 1 - low) * rng.random() ** 2),
+            low + int((high + 1 - low) * rng.random() ** 2),
         )
         count = max(1, round(curriculum.tokens_per_step / (grid[0] * grid[1])))
-        pictured = [(w, p) for w, p in zip(worlds, weights, strict=True) if w != "talk"]
+        worlds.pop("talk", None)
         samples = []
         for index in range(count):
-            world = rng.choices([w for w, _ in pictured], [p for _, p in pictured])[0]
+            world = rng.choices([*worlds], [*worlds.values()])[0]
             # A few pixels off the grid: the official resize is part of what the model sees.
-            size = tuple(side * TOKEN_PIXELS + rng.randint(-7, 7) for side in grid)
+            size = (grid[0] * TOKEN_PIXELS + rng.randint(-7, 7), grid[1] * TOKEN_PIXELS + rng.randint(-7, 7))
             difficulty = min(1.0, curriculum.difficulty(progress) * rng.uniform(0.4, 1.0) ** 0.5)
             seed = step * 1000 + index
-            samples.append(
-                make_sample(world, seed, split, size, curriculum.num_questions, difficulty)  # type: ignore[arg-type]
-            )
+            count_asked = curriculum.num_questions(world, progress)
+            samples.append(make_sample(world, seed, split, size, count_asked, difficulty))
         return self.collate(samples, grid, system)
 
     def collate(self, samples: list[Sample], grid: tuple[int, int] | None, system: str | None) -> Batch:
@@ -162,7 +169,9 @@ class BatchMaker:
         start = render(samples[0].questions[0], True)[0]
         ids = self.tokenizer.encode(start.replace("<|image_pad|>", "<|image_pad|>" * (grid[0] * grid[1])))
         positions, _ = mrope_positions(np.array(ids), self.config, [image_grid])
-        chars, kinds, colours = (torch.from_numpy(np.concatenate(part)) for part in zip(*labels, strict=True))
+        chars, kinds, colours, places, centres = (
+            torch.from_numpy(np.concatenate(part)) for part in zip(*labels, strict=True)
+        )
         return Pictures(
             patches=torch.from_numpy(np.concatenate(patches)),
             grid=image_grid,
@@ -171,6 +180,8 @@ class BatchMaker:
             chars=chars,
             kinds=kinds,
             colours=colours,
+            places=places,
+            centres=centres,
         )
 
     def _pad(self, rows: list[tuple[list[int], int, int]], next_position: int) -> Rows:
@@ -196,8 +207,8 @@ def tokenizer_config(tokenizer: MiniTokenizer) -> ModelConfig:
     return model_config(tokenizer.ids, -(-len(tokenizer) // 64) * 64)
 
 
-def cell_labels(sample: Sample, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What lies in each picture token of a grid (height, width): characters, shape kind, colour.
+def cell_labels(sample: Sample, grid: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """What lies in each picture token of a grid (height, width), flat: see `Pictures`.
 
     A character belongs to the token that holds the middle of its line at its own middle, so that the
     tokens in raster order spell the text. More than SLOTS in one token are left out. A token counts
@@ -213,15 +224,21 @@ def cell_labels(sample: Sample, grid: tuple[int, int]) -> tuple[np.ndarray, np.n
         if 0 <= row < grid[0] and 0 <= column < grid[1] and used[row, column] < SLOTS:
             chars[row, column, used[row, column]] = ord(glyph.char) - 31
             used[row, column] += 1
-    kinds, colours = np.zeros(grid, np.int64), np.zeros(grid, np.int64)
+    kinds, colours, places, centres = (np.zeros(grid, np.int64) for _ in range(4))
     y = ((np.arange(grid[0]) + 0.5) / grid[0] * height)[:, None]
     x = (np.arange(grid[1]) + 0.5) / grid[1] * width
     for shape in sample.shapes:
         distance = np.hypot(y - shape.y, x - shape.x) / shape.radius
-        for labels, names, name in ((kinds, KINDS, shape.kind), (colours, COLOURS, shape.colour)):
+        place = int(shape.y / height * 3) * 3 + int(shape.x / width * 3)
+        for labels, index in (
+            (kinds, KINDS.index(shape.kind)),
+            (colours, COLOURS.index(shape.colour)),
+            (places, place),
+        ):
             labels[distance < 1.15] = IGNORE
-            labels[distance < 0.5] = 1 + names.index(name)
-    return chars.reshape(-1, SLOTS), kinds.reshape(-1), colours.reshape(-1)
+            labels[distance < 0.5] = 1 + index
+        centres[int(shape.y / height * grid[0]), int(shape.x / width * grid[1])] = 1
+    return chars.reshape(-1, SLOTS), *(labels.reshape(-1) for labels in (kinds, colours, places, centres))
 
 
 class Batches(IterableDataset):

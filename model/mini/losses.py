@@ -26,6 +26,8 @@ class PictureHeads(nn.Module):
         self.chars = nn.Linear(hidden_size, SLOTS * NUM_CHARS)
         self.kinds = nn.Linear(hidden_size, 1 + len(KINDS))
         self.colours = nn.Linear(hidden_size, 1 + len(COLOURS))
+        self.places = nn.Linear(hidden_size, 1 + 9)
+        self.centres = nn.Linear(hidden_size, 2)
 
     def forward(self, features: Tensor, labels: Pictures) -> tuple[Tensor, dict[str, float]]:
         logits = self.chars(features).view(-1, SLOTS, NUM_CHARS)
@@ -33,8 +35,8 @@ class PictureHeads(nn.Module):
         weight = torch.ones(NUM_CHARS, device=features.device)
         weight[0] = 0.1
         loss = F.cross_entropy(logits.flatten(0, 1), labels.chars.flatten(), weight)
-        loss = loss + F.cross_entropy(self.kinds(features), labels.kinds, ignore_index=IGNORE)
-        loss = loss + F.cross_entropy(self.colours(features), labels.colours, ignore_index=IGNORE)
+        for name in ("kinds", "colours", "places", "centres"):
+            loss = loss + F.cross_entropy(getattr(self, name)(features), getattr(labels, name))
         is_char = labels.chars > 0
         right = (logits.argmax(-1) == labels.chars)[is_char]
         figures = {"chars": right.float().mean().item()} if len(right) else {}
@@ -76,7 +78,7 @@ def answer_loss(
         features = encode(model, batch.pictures)
         loss, figures = heads(features, batch.pictures)
         figures["picture"] = loss.item()
-        total = total + 0.3 * loss
+        total = total + 0.5 * loss
         seen = see(model, batch.pictures, features, with_drafts)
     hidden, drafts = [], []
     for rows in batch.rows:
@@ -87,9 +89,11 @@ def answer_loss(
             drafts.append(draft_rows(model, rows, y.detach(), seen))
     logits = model.logits(torch.cat(hidden)).float()
     targets = torch.cat([rows.targets[rows.targets != IGNORE] for rows in batch.rows])
-    loss = F.cross_entropy(logits, targets)
+    # Each answer counts alike: by token, a page of text would outweigh fifty answers of a word.
+    weights = torch.cat([answer_weights(rows) for rows in batch.rows])
+    loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
     figures["answer"] = loss.item()
-    figures["tokens"] = (logits.argmax(-1) == targets).float().mean().item()
+    figures["tokens"] = ((logits.argmax(-1) == targets) * weights).sum().item() / weights.sum().item()
     total = total + loss + 0.01 * balance.take()
     if with_drafts:
         # The head is detached like the trunk: drafts must not cost answers.
@@ -99,6 +103,12 @@ def answer_loss(
         figures["draft"] = loss.item()
         total = total + loss
     return Losses(total, figures)
+
+
+def answer_weights(rows: Rows) -> Tensor:
+    """One over the length of its answer, for each target token of the rows."""
+    is_target = rows.targets != IGNORE
+    return (is_target / is_target.sum(1, keepdim=True))[is_target]
 
 
 @dataclass(frozen=True, slots=True)
