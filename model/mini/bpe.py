@@ -31,7 +31,7 @@ def byte_alphabet() -> dict[int, str]:
 
 
 ALPHABET = byte_alphabet()
-SPACE = ALPHABET[ord(" ")]
+SPACE, NEWLINE = ALPHABET[ord(" ")], ALPHABET[ord("\n")]
 
 
 def split_pieces(text: str) -> list[str]:

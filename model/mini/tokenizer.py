@@ -11,12 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from mini.bpe import ALPHABET, Merge, apply_merges, learn_merges, split_pieces
+from mini.bpe import ALPHABET, NEWLINE, Merge, apply_merges, learn_merges, split_pieces
 from mini.corpus import prose
 
 MERGES_FILE = Path(__file__).parent / "merges.json"
 TEMPLATE_FILE = Path(__file__).parent / "chat_template.jinja"
-NUM_MERGES = 200
+NUM_MERGES = 300
+# What every prompt holds: the role that answers, begun in its middle so that the merges fire nowhere
+# else to speak of, and the empty line around the reasoning.
+TEMPLATE_MERGES = (
+    *(("s", "s"), ("ss", "i"), ("a", "ssi"), ("assi", "s"), ("assis", "t")),
+    *(("assist", "a"), ("assista", "n"), ("assistan", "t"), (NEWLINE, NEWLINE)),
+)
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -56,7 +62,7 @@ class MiniTokenizer:
     @classmethod
     def train(cls) -> Self:
         """Learn the merges anew from the prose of the questions and answers."""
-        return cls(learn_merges(prose(), NUM_MERGES))
+        return cls([*learn_merges(prose(), NUM_MERGES), *TEMPLATE_MERGES])
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 from mini.bpe import learn_merges
 from mini.prompt import render
 from mini.sample import WORLDS, make_sample
-from mini.tokenizer import PLAIN_ADDED_TOKENS, SPECIAL_TOKENS, MiniTokenizer
+from mini.tokenizer import NUM_MERGES, PLAIN_ADDED_TOKENS, SPECIAL_TOKENS, MiniTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def test_odd_text_is_split_as_by_the_library(text, tokenizer, library):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_there_are_at_most_512_ids(tokenizer, library):
-    assert len(tokenizer) == library.get_vocab_size() <= 512
+def test_there_are_at_most_576_ids(tokenizer, library):
+    assert len(tokenizer) == library.get_vocab_size() <= 576
     assert all(library.token_to_id(token) == index for token, index in tokenizer.ids.items())
 
 
@@ -75,10 +75,15 @@ def test_broken_bytes_decode_to_a_replacement(tokenizer):
 
 
 def test_merges_lengthen_the_openings_of_words_alone(tokenizer):
-    assert all(left[0] == "Ġ" or left[0].isupper() for left, _ in tokenizer.merges)
-    assert all(len(right) == 1 and right.isalpha() for _, right in tokenizer.merges)
+    learnt = tokenizer.merges[:NUM_MERGES]
+    assert all(left[0] == "Ġ" or left[0].isupper() for left, _ in learnt)
+    assert all(len(right) == 1 and right.isalpha() for _, right in learnt)
     for letters in ("abcxyz", "reading", "12.50", "2024-03-17"):
         assert len(tokenizer.encode(letters)) == len(letters)
+
+
+def test_the_role_that_answers_is_one_token(tokenizer):
+    assert len(tokenizer.encode("<|im_start|>assistant\n<think>\n\n</think>\n\n")) == 7
 
 
 def test_frequent_openings_are_merged_first():
