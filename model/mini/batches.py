@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from mini.architecture import MERGE_SIZE, TOKEN_PIXELS, model_config, preprocessor_json
 from mini.labels import Question, Sample
 from mini.prompt import render
-from mini.sample import SYSTEM_MESSAGES, make_sample
+from mini.sample import SIDES, SYSTEM_MESSAGES, make_sample
 from mini.tokenizer import MiniTokenizer
 from qwen35.config import ModelConfig
 from qwen35.processing.image import ImageProcessor
@@ -36,15 +36,14 @@ class Curriculum:
     """What to draw at a moment of training. `progress` runs from 0 to 1 over the whole run."""
 
     tokens_per_step: int  # picture tokens: decides how many pictures of a size make a batch
+    # Until here the vision encoder learns alone, from the labels of what was drawn where: it sees
+    # four times the pictures in the same time.
+    vision_alone: float = 0.2
     reading_from: float = 0.45  # from here on as much reading as looking
-    # Until here the vision encoder learns alone, from the labels of what was drawn where.
-    vision_alone: float = 0.1
-    drafts_from: float = 0.75  # the MTP layer learns last, from a trunk that stands nearly still
+    drafts_from: float = 0.8  # the MTP layer learns last, from a trunk that stands nearly still
 
     def worlds(self, progress: float) -> dict[str, float]:
         """Worlds and their weights: looking before reading."""
-        if progress < self.vision_alone:
-            return {"scene": 0.3, "text": 0.55, "receipt": 0.15}
         if progress < self.reading_from:
             return {"scene": 0.74, "text": 0.1, "receipt": 0.02, "outside": 0.09, "talk": 0.05}
         return {"scene": 0.36, "text": 0.34, "receipt": 0.16, "outside": 0.09, "talk": 0.05}
@@ -55,10 +54,6 @@ class Curriculum:
 
     def difficulty(self, progress: float) -> float:
         return min(1.0, 0.15 + 2.2 * progress)
-
-    def sides(self, progress: float) -> tuple[int, int]:
-        """Least and greatest side of a picture, in tokens."""
-        return (6, 12) if progress < self.vision_alone else (6, 20)
 
 
 @dataclass(slots=True)
@@ -117,27 +112,31 @@ class BatchMaker:
         rng = random.Random(step * 7919 + 1)
         worlds = curriculum.worlds(progress)
         system = rng.choice(SYSTEM_MESSAGES) if rng.random() < 0.2 else None
-        if rng.choices([*worlds], [*worlds.values()])[0] == "talk":
-            sample = make_sample("talk", step, split, num_questions=48)
-            return self.collate([sample], None, system)
-        low, high = curriculum.sides(progress)
-        # Small pictures are more frequent: they teach as much for less work.
-        grid = (
-            low + int((high + 1 - low) * rng.random() ** 2),
-            low + int((high + 1 - low) * rng.random() ** 2),
-        )
-        count = max(1, round(curriculum.tokens_per_step / (grid[0] * grid[1])))
-        worlds.pop("talk", None)
+        talks = progress >= curriculum.vision_alone and rng.random() < worlds["talk"]
+        del worlds["talk"]
+        if talks:
+            return self.collate([make_sample("talk", step, split, num_questions=48)], None, system)
+        size = rng.randint(*SIDES), rng.randint(*SIDES)
+        grid = self._grid(size)
         samples = []
-        for index in range(count):
+        for index in range(max(1, round(curriculum.tokens_per_step / (grid[0] * grid[1])))):
             world = rng.choices([*worlds], [*worlds.values()])[0]
-            # A few pixels off the grid: the official resize is part of what the model sees.
-            size = (grid[0] * TOKEN_PIXELS + rng.randint(-7, 7), grid[1] * TOKEN_PIXELS + rng.randint(-7, 7))
             difficulty = min(1.0, curriculum.difficulty(progress) * rng.uniform(0.4, 1.0) ** 0.5)
-            seed = step * 1000 + index
-            count_asked = curriculum.num_questions(world, progress)
-            samples.append(make_sample(world, seed, split, size, count_asked, difficulty))
+            count = curriculum.num_questions(world, progress)
+            samples.append(
+                make_sample(world, step * 1000 + index, split, self._size_near(size, rng), count, difficulty)
+            )
         return self.collate(samples, grid, system)
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in picture tokens of a picture of `size` (height, width) in pixels."""
+        height, width = self.images.plan(*size)
+        return height // TOKEN_PIXELS, width // TOKEN_PIXELS
+
+    def _size_near(self, size: tuple[int, int], rng: random.Random) -> tuple[int, int]:
+        """Another size that the official resize takes to the same grid, or the same size."""
+        near = size[0] + rng.randint(-7, 7), size[1] + rng.randint(-7, 7)
+        return near if self._grid(near) == self._grid(size) else size
 
     def collate(self, samples: list[Sample], grid: tuple[int, int] | None, system: str | None) -> Batch:
         """One batch; `grid` (height, width) in picture tokens is that of every picture."""

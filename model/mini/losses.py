@@ -18,6 +18,17 @@ from qwen35.network.moe import SparseMoE
 from qwen35.network.text import LayerPast, Past
 
 
+def found_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy over what is there and over what is empty (label 0), each by its own mean.
+
+    Nearly all of a picture is empty: in a common mean the answer "nothing" would drown the rest.
+    """
+    losses = F.cross_entropy(logits, labels, reduction="none")  # 0 where the label is IGNORE
+    is_there = labels > 0
+    num_there, num_empty = is_there.sum().clamp(min=1), (labels == 0).sum().clamp(min=1)
+    return (losses * is_there).sum() / num_there + (losses * ~is_there).sum() / num_empty
+
+
 class PictureHeads(nn.Module):
     """Read labels straight off the picture tokens (M, D) that the language model gets."""
 
@@ -31,15 +42,16 @@ class PictureHeads(nn.Module):
 
     def forward(self, features: Tensor, labels: Pictures) -> tuple[Tensor, dict[str, float]]:
         logits = self.chars(features).view(-1, SLOTS, NUM_CHARS)
-        # Most cells are empty: without weights the answer "nothing" would drown the characters.
-        weight = torch.ones(NUM_CHARS, device=features.device)
-        weight[0] = 0.1
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.chars.flatten(), weight)
+        loss = found_loss(logits.flatten(0, 1), labels.chars.flatten())
         for name in ("kinds", "colours", "places", "centres"):
-            loss = loss + F.cross_entropy(getattr(self, name)(features), getattr(labels, name))
+            loss = loss + found_loss(getattr(self, name)(features), getattr(labels, name))
         is_char = labels.chars > 0
         right = (logits.argmax(-1) == labels.chars)[is_char]
         figures = {"chars": right.float().mean().item()} if len(right) else {}
+        for name in ("kinds", "places"):
+            is_there = getattr(labels, name) > 0
+            right = (getattr(self, name)(features).argmax(-1) == getattr(labels, name))[is_there]
+            figures |= {name: right.float().mean().item()} if len(right) else {}
         return loss, figures
 
 

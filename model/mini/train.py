@@ -46,6 +46,8 @@ def initialise(model: nn.Module) -> None:
         elif name.endswith("conv1d.weight"):
             nn.init.normal_(p, 0.0, 0.3)
             p.data[..., -1] += 0.5
+        elif name.endswith("pos_embed.weight"):
+            p.data.copy_(waves(round(p.shape[0] ** 0.5), p.shape[1]))
         elif p.ndim >= 2:
             fan_in = p[0].numel() if p.ndim != 3 else p.shape[-1]
             nn.init.normal_(p, 0.0, 0.02 if "embed" in name and p.ndim == 2 else fan_in**-0.5)
@@ -53,6 +55,20 @@ def initialise(model: nn.Module) -> None:
                 p.data.mul_(0.3)
         elif name.endswith("bias"):
             nn.init.zeros_(p)
+
+
+def waves(side: int, size: int) -> torch.Tensor:
+    """A square table of positions (side ** 2, size) made of slow waves along rows and columns.
+
+    From random rows each place would have to be learnt on its own; from waves, "top left" is a
+    direction from the start.
+    """
+    place = torch.arange(side) / side * math.pi
+    angles = place[:, None] * torch.arange(1, size // 4 + 1) ** 0.75  # (side, size / 4)
+    along = torch.cat([angles.sin(), angles.cos()], -1) * 0.5
+    rows = along[:, None].expand(-1, side, -1)
+    columns = along[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], -1).reshape(side**2, size)
 
 
 class Run:

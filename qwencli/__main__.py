@@ -1,0 +1,7 @@
+"""`python -m qwencli`: the same as the `qwen` command."""
+
+import sys
+
+from qwencli.app import main
+
+sys.exit(main())

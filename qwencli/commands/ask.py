@@ -1,0 +1,189 @@
+"""`qwen ask`: one question, one answer. The whole road, from what was typed to what is printed."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qwencli import options
+from qwencli.errors import ExitCode, UsageError
+from qwencli.render.record import Record, Style
+
+if TYPE_CHECKING:
+    from qwen35.events import Event
+    from qwen35.messages import Message
+    from qwencli.known_models import KnownModel
+    from qwencli.media.attach import Attachment
+    from qwencli.render.aside import Aside
+    from qwencli.render.base import Renderer
+    from qwencli.render.output import Output
+    from qwencli.settings import Settings
+
+
+def ask(
+    context: typer.Context,
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT", show_default=False)] = None,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", show_default=False)] = None,
+    attach: options.Attach = None,
+    system: options.System = None,
+    pages: options.Pages = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    ctx: options.Context = None,
+    image_tokens: options.ImageTokenBounds = None,
+    think: options.Think = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    presence_penalty: options.PresencePenalty = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    stop: options.Stop = None,
+    seed: options.Seed = None,
+    json: options.Json = False,
+    jsonl: options.Jsonl = False,
+    dry_run: options.DryRun = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Ask one question, about pictures, documents and text where they are given.
+
+    PROMPT is the question: the last argument, in quotes. INPUT is a picture, a PDF or text file, a URL,
+    a data: URI, a folder of such files, or - for standard input.
+
+    qwen ask receipt.png "What is the total?"
+
+    cat log.txt | qwen ask "What failed?"
+
+    Without INPUT, standard input is read where it is a pipe or a file, and goes before the question; with
+    INPUT it is left alone, so that this works in a `while read` loop.
+
+    Exit codes: 0 answered, 2 usage, 3 input unusable, 4 model unusable, 5 does not fit, 7 answer cut short,
+    8 network, 9 output unwritable, 130 interrupted.
+    """
+    from qwen35.events import Note
+    from qwencli.conversation import messages_of
+    from qwencli.folders import Folders
+    from qwencli.introduction import introduce
+    from qwencli.known_models import find_model
+    from qwencli.media.attach import Attacher
+    from qwencli.question import Question
+    from qwencli.render.aside import Aside, Verbosity
+    from qwencli.render.output import standard_output
+    from qwencli.settings import Settings
+
+    if (json and jsonl) or (quiet and verbose):
+        raise UsageError("Of --json and --jsonl, and of -q and -v, only one can be given.")
+    style: Style = "json" if json else "jsonl" if jsonl else "text"
+    folders = Folders.locate(os.environ)
+    # The options that are settings are taken by name: Typer keeps the values of this signature there.
+    settings = Settings.resolve(context.params, os.environ, folders.config_file)
+    question = Question.parse(inputs or [], prompt, attach or [])
+    known_model = find_model(settings.model, folders)
+    record: Record = context.obj
+    record.model = known_model.name
+    output = standard_output()
+    verbosity = Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
+    with (
+        Aside(verbosity, shows_reasoning=style == "text") as aside,
+        _renderer(style, output, aside) as renderer,
+    ):
+
+        def show(event: "Event") -> None:
+            record.take(event)
+            renderer.show(event)
+
+        def notify(text: str) -> None:
+            show(Note(text))
+
+        attachments = Attacher(pages, notify, aside.progress.update).attach_all(question.inputs)
+        messages = messages_of(settings.system, attachments, question.prompt)
+        asked = _Asked(settings, known_model, attachments, messages, notify)
+        if dry_run:
+            _render_prompt(asked, record)
+        else:
+            introduce(known_model, folders, notify)
+            _answer(asked, record, show, aside)
+    if style != "text":
+        record.print(output, style)
+    elif dry_run:
+        output.write_text(record.prompt_report())
+    elif verbose:
+        aside.figures(record.figures())
+    if record.finish_reason == "length":
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    settings: "Settings"
+    model: "KnownModel"
+    attachments: "list[Attachment]"
+    messages: "tuple[Message, ...]"
+    notify: Callable[[str], None]
+
+
+def _answer(asked: _Asked, record: Record, show: "Callable[[Event], None]", aside: "Aside") -> None:
+    from qwencli import runtime
+
+    def on_load(done: int, total: int) -> None:
+        aside.progress.update(f"loading {asked.model.name}", done, total, "bytes")
+
+    started = time.perf_counter()
+    on_load(0, 0)
+    engine = runtime.load(asked.model.folder, asked.settings, on_load)
+    record.load_s = time.perf_counter() - started
+    request, record.attachments = runtime.plan(
+        engine.processor, asked.settings, asked.messages, asked.attachments, asked.notify
+    )
+    aside.progress.update("reading the prompt", 0, 0, "tokens")
+    for event in engine.generate(request):
+        show(event)
+    if record.finish_reason == "length":
+        asked.notify(
+            f"the answer was cut after {record.usage.completion_tokens} tokens; see --max-tokens and --ctx"
+        )
+
+
+def _render_prompt(asked: _Asked, record: Record) -> None:
+    """`--dry-run`: what the model would be given, and what it costs in tokens."""
+    from qwencli import runtime
+
+    processor = runtime.open_processor(asked.model.folder)
+    request, record.attachments = runtime.plan(
+        processor, asked.settings, asked.messages, asked.attachments, asked.notify
+    )
+    prepared = processor.prepare(
+        request.messages, enable_thinking=request.thinking, image_bounds=request.image_bounds
+    )
+    for note in prepared.notes:
+        asked.notify(note)
+    num_tokens = len(prepared.ids)
+    model_context = processor.config.text.max_position_embeddings
+    context = min(asked.settings.ctx or model_context, model_context)
+    if num_tokens >= context:
+        asked.notify(f"this does not fit: {num_tokens:,} tokens, and the context holds {context:,}")
+    record.set_prompt(prepared.prompt, num_tokens, sum(span.length for span in prepared.media))
+
+
+def _renderer(style: Style, output: "Output", aside: "Aside") -> "Renderer":
+    if style == "json":
+        from qwencli.render.jsonl import JsonRenderer
+
+        return JsonRenderer(aside)
+    if style == "jsonl":
+        from qwencli.render.jsonl import JsonlRenderer
+
+        return JsonlRenderer(output, aside)
+    if output.isatty() and os.environ.get("TERM") != "dumb":
+        from qwencli.render.terminal import TerminalRenderer
+
+        return TerminalRenderer(output, aside)
+    from qwencli.render.plain import PlainRenderer
+
+    return PlainRenderer(output, aside)

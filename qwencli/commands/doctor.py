@@ -1,0 +1,90 @@
+"""`qwen doctor`: what was found on this machine, for a person and for a report of a fault."""
+
+import os
+import platform
+from typing import TYPE_CHECKING, Any
+
+from qwencli import options
+
+if TYPE_CHECKING:
+    from qwencli.machine import Machine
+
+_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "pillow", "pypdfium2", "huggingface-hub")
+
+
+def doctor(json: options.Json = False) -> None:
+    """Show versions, processor, memory, folders and models: what a fault report should hold."""
+    from dataclasses import asdict
+
+    from qwencli.folders import Folders
+    from qwencli.known_models import hub_cache, is_supported, known_models
+    from qwencli.machine import Machine, free_disk
+    from qwencli.render.output import standard_output
+    from qwencli.render.record import SCHEMA_VERSION
+
+    folders = Folders.locate(os.environ)
+    machine = Machine.inspect()
+    places = {
+        "config": folders.config,
+        "data": folders.data,
+        "cache": folders.cache,
+        "state": folders.state,
+        "hub": hub_cache(),
+    }
+    values: dict[str, Any] = {
+        "qwen": _version("qwen"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "machine": asdict(machine),
+        "cuda": _cuda_device(),
+        "backend": "plain (torch)",
+        "folders": {name: str(folder) for name, folder in places.items()},
+        "disk_free_bytes": free_disk(folders.data),
+        "models": [model.name for model in known_models(folders) if is_supported(model)],
+    }
+    output = standard_output()
+    if json:
+        output.print_json({"schema_version": SCHEMA_VERSION, **values, "error": None})
+    else:
+        output.write_text(_report(values, machine))
+
+
+def _report(values: dict[str, Any], machine: "Machine") -> str:
+    from qwencli.render.columns import facts, size
+
+    limit = "" if machine.cpu_limit is None else f", limited to {machine.cpu_limit:g} by the container"
+    memory = f"{size(machine.memory_total)}, {size(machine.memory_available)} available"
+    if machine.memory_limit is not None:
+        memory += f", limited to {size(machine.memory_limit)} by the container"
+    lines = {
+        "qwen": f"{values['qwen']}, Python {values['python']}",
+        "system": machine.system,
+        "processor": machine.processor,
+        "instructions": " ".join(machine.instruction_sets) or "unknown",
+        "cores": f"{machine.num_cores}{limit}",
+        "memory": memory,
+        "CUDA": values["cuda"] or "no device",
+        "backend": values["backend"],
+        "packages": ", ".join(f"{name} {number}" for name, number in values["packages"].items()),
+        "free disk": f"{size(values['disk_free_bytes'])} for the data folder",
+        "models": ", ".join(values["models"]) or "none",
+    }
+    lines |= {f"{name} folder": folder for name, folder in values["folders"].items()}
+    return facts(lines)
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _cuda_device() -> str | None:
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a library of its own is missing
+        return f"unknown: torch cannot be imported ({error})"
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None

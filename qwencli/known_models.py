@@ -1,0 +1,116 @@
+"""The models that lie on this machine, and which one a name means."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import qwen35.builtin
+from qwen35.config import ARCHITECTURES
+from qwen35.errors import CheckpointError
+from qwencli.folders import Folders
+
+BUILT_IN = "mini"
+
+Origin = Literal["built-in", "data folder", "Hugging Face cache", "folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    name: str
+    folder: Path
+    origin: Origin
+
+
+def built_in_folder() -> Path:
+    return Path(qwen35.builtin.__path__[0]) / BUILT_IN
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps its files, as HF_HOME and HF_HUB_CACHE say."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def known_models(folders: Folders) -> Iterator[KnownModel]:
+    """Every model folder, of whatever architecture, in the places that are looked in; names come once.
+
+    A place is looked into when the ones before it are used up.
+    """
+    seen = set()
+    for model in chain(_built_in(), _in_data_folder(folders), _in_hub_cache()):
+        if model.name not in seen:
+            seen.add(model.name)
+            yield model
+
+
+def find_model(name: str, folders: Folders) -> KnownModel:
+    """The model called `name`, or the folder of that path.
+
+    Raises CheckpointError that tells the places looked in.
+    """
+    for model in known_models(folders):
+        if model.name == name:
+            return model
+    try:
+        path = Path(name).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError):  # an unknown ~user, a name too long
+        is_folder = is_there = False
+    if is_folder:
+        return KnownModel(name, path, "folder")
+    if is_there:
+        raise CheckpointError(
+            f"{name}: is a file; a model is the folder that holds its config.json.", path=name
+        )
+    if name == BUILT_IN:
+        raise CheckpointError(
+            f"{built_in_folder()}: the built-in model is missing from this installation. "
+            "Choose another: -m FOLDER.",
+            path=str(built_in_folder()),
+        )
+    raise CheckpointError(
+        f"{name}: no such model. Looked for a folder of that path, in {folders.models}, "
+        f"and in {hub_cache()}. See: qwen models ls",
+        path=name,
+    )
+
+
+def architecture_of(folder: Path) -> str | None:
+    """As config.json says; None where it says nothing."""
+    try:
+        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def is_supported(model: KnownModel) -> bool:
+    return architecture_of(model.folder) in ARCHITECTURES
+
+
+def _built_in() -> Iterator[KnownModel]:
+    if (built_in_folder() / "config.json").exists():
+        yield KnownModel(BUILT_IN, built_in_folder(), "built-in")
+
+
+def _in_data_folder(folders: Folders) -> Iterator[KnownModel]:
+    """models/NAME and models/OWNER/NAME."""
+    for config in sorted([*folders.models.glob("*/config.json"), *folders.models.glob("*/*/config.json")]):
+        name = config.parent.relative_to(folders.models).as_posix()
+        yield KnownModel(name, config.parent, "data folder")
+
+
+def _in_hub_cache() -> Iterator[KnownModel]:
+    """models--OWNER--NAME/snapshots/COMMIT, the commit that refs/main names or else the newest."""
+    for repo in sorted(hub_cache().glob("models--*")):
+        snapshots = {config.parent.name: config.parent for config in repo.glob("snapshots/*/config.json")}
+        if not snapshots:
+            continue
+        try:
+            folder = snapshots[(repo / "refs" / "main").read_text(encoding="utf-8").strip()]
+        except (OSError, KeyError):
+            folder = max(snapshots.values(), key=lambda path: path.stat().st_mtime)
+        yield KnownModel(repo.name.removeprefix("models--").replace("--", "/"), folder, "Hugging Face cache")

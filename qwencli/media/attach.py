@@ -1,0 +1,116 @@
+"""Inputs as the parts of a message: the one place that knows every kind of input."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qwen35.errors import InputError
+from qwen35.messages import Part, TextPart
+from qwencli.media.fetch import fetch
+from qwencli.media.source import Source, is_data_uri, is_url, local_path, read_data_uri, read_path
+from qwencli.media.stdin import NAME as STDIN_NAME
+from qwencli.media.stdin import read_piped_stdin, read_stdin
+from qwencli.media.text import decode_text
+from qwencli.values import PageRanges
+
+MAX_FOLDER_FILES = 100
+_SHOWN_OF_URL = 40  # characters
+_NAMED_IN_NOTE = 4  # skipped files that a note names one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One input and what it adds to the message."""
+
+    source: str
+    type: str  # image, pdf or text
+    sha256: str
+    size_bytes: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Attacher:
+    """Reads inputs. `notify` gets one line for whatever a person should know of an input.
+
+    `on_progress` gets what goes on, bytes done and in total (0: not told), and "bytes".
+    """
+
+    pages: PageRanges | None
+    notify: Callable[[str], None]
+    on_progress: Callable[[str, int, int, Literal["bytes"]], None]
+
+    def attach_all(self, specs: Sequence[str]) -> list[Attachment]:
+        """What `specs` name, in order; without any, what was piped in. Raises InputError or NetworkError."""
+        if specs:
+            attachments = [attachment for spec in specs for attachment in self._attach(spec)]
+        else:
+            piped = read_piped_stdin(self.notify)
+            attachments = [self._decode(piped)] if piped else []
+        if self.pages and not any(attachment.type == "pdf" for attachment in attachments):
+            self.notify("--pages has no effect: no input is a PDF")
+        return attachments
+
+    def _attach(self, spec: str) -> list[Attachment]:
+        """One attachment, or those of a folder."""
+        if spec == "-":
+            return [self._decode(read_stdin(self.notify))]
+        if is_url(spec):
+            label = f"fetching {spec[:_SHOWN_OF_URL]}"
+            return [
+                self._decode(fetch(spec, lambda done, all_: self.on_progress(label, done, all_, "bytes")))
+            ]
+        if is_data_uri(spec):
+            return [self._decode(read_data_uri(spec))]
+        folder = local_path(spec)
+        return self._attach_folder(spec, folder) if folder.is_dir() else [self._decode(read_path(spec))]
+
+    def _attach_folder(self, spec: str, folder: Path) -> list[Attachment]:
+        """The usable files directly in `folder`, by name; hidden files and folders do not count."""
+        try:
+            files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+        except OSError as error:
+            raise InputError(f"{spec}: cannot be read ({error.strerror}).", path=spec) from None
+        if len(files) > MAX_FOLDER_FILES:
+            raise InputError(
+                f"{spec}: holds {len(files)} files; at most {MAX_FOLDER_FILES} go into one question.",
+                path=spec,
+            )
+        taken, skipped = [], []
+        for file in files:
+            try:
+                taken.append(self._decode(read_path(str(file))))
+            except InputError as error:
+                skipped.append(str(error))
+        if not taken:
+            raise InputError(f"{spec}: is a folder without a usable picture, PDF or text file.", path=spec)
+        self.notify(_folder_note(spec, len(taken), skipped))
+        return taken
+
+    def _decode(self, source: Source) -> Attachment:
+        # Each decoder is imported when an input needs it: text needs neither Pillow nor PDFium.
+        parts: tuple[Part, ...]
+        if source.kind.family == "image":
+            from qwencli.media.image import decode_image
+
+            parts = (decode_image(source, self.notify),)
+        elif source.kind.family == "pdf":
+            from qwencli.media.pdf import render_pages
+
+            parts = render_pages(source, self.pages, self.notify)
+        else:
+            text = decode_text(source.data, source.name, self.notify).rstrip("\r\n")
+            # Piped text stands for itself; a file is told apart from its neighbours by its name.
+            title = "" if source.name == STDIN_NAME else f"File {source.name}:\n\n"
+            parts = (TextPart(f"{title}{text}\n\n"),)
+        return Attachment(source.name, source.kind.family, source.sha256, len(source.data), parts)
+
+
+def _folder_note(spec: str, num_taken: int, skipped: list[str]) -> str:
+    note = f"{spec}: {num_taken} file{'s'[: num_taken != 1]} used"
+    if skipped:
+        reasons = " ".join(skipped[:_NAMED_IN_NOTE])
+        rest = f" And {len(skipped) - _NAMED_IN_NOTE} more." if len(skipped) > _NAMED_IN_NOTE else ""
+        note += f", {len(skipped)} skipped. {reasons}{rest}"
+    return note

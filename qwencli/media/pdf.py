@@ -1,0 +1,63 @@
+"""PDF documents: pages as pictures, by pypdfium2."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qwen35.errors import InputError
+from qwen35.messages import ImagePart, Part, TextPart
+from qwencli.media.source import Source
+from qwencli.values import PageRanges
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfPage
+
+MAX_PAGES = 20  # where none are chosen
+_SCALE = 150 / 72  # pixels per PDF point: 150 dpi
+_MAX_SIDE = 3000  # pixels, for posters and plans
+
+
+def render_pages(source: Source, pages: PageRanges | None, notify: Callable[[str], None]) -> tuple[Part, ...]:
+    """The chosen pages, each a picture below a line of text with its number.
+
+    Raises InputError for a damaged or locked document and for pages that it does not have.
+    """
+    import pypdfium2
+
+    name = source.name
+    try:
+        document = pypdfium2.PdfDocument(source.data)
+    except pypdfium2.PdfiumError as error:
+        is_locked = "password" in str(error).lower()
+        advice = "Remove its password first." if is_locked else "Save or download it again."
+        raise InputError(f"{name}: is a PDF that cannot be opened ({error}). {advice}", path=name) from None
+    try:
+        document.init_forms()  # so that filled-in fields are drawn
+        parts: list[Part] = []
+        for number in _choose(name, len(document), pages, notify):
+            parts.append(TextPart(f"Page {number} of {len(document)} of {name}:\n"))
+            parts.append(ImagePart(_render(document[number - 1]), f"{name}, page {number}", source.sha256))
+            parts.append(TextPart("\n"))
+        return tuple(parts)
+    except pypdfium2.PdfiumError as error:
+        raise InputError(f"{name}: a page cannot be drawn ({error}).", path=name) from None
+    finally:
+        document.close()
+
+
+def _choose(name: str, num_pages: int, pages: PageRanges | None, notify: Callable[[str], None]) -> list[int]:
+    if pages is None:
+        if num_pages > MAX_PAGES:
+            notify(f"{name}: the first {MAX_PAGES} of {num_pages} pages are used; --pages chooses others")
+        return list(range(1, min(num_pages, MAX_PAGES) + 1))
+    try:
+        return pages.select(num_pages)
+    except ValueError as error:
+        raise InputError(f"{name}: {error} (--pages).", path=name) from None
+
+
+def _render(page: "PdfPage") -> np.ndarray:
+    scale = min(_SCALE, _MAX_SIDE / max(page.get_size()))
+    pixels: np.ndarray = page.render(scale=scale, rev_byteorder=True).to_numpy()
+    return np.ascontiguousarray(pixels[..., :3])  # a bitmap's rows may be padded

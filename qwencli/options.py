@@ -1,0 +1,161 @@
+"""The options that commands share, each an Annotated type; a setting's text is parsed as `settings` says."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import typer
+
+from qwencli.settings import PARSERS
+from qwencli.values import ImageTokens, PageRanges, Thinking, parse_pages
+
+
+def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse` whose ValueError reaches the user with its own words."""
+
+    def parse_option(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse_option
+
+
+def _setting(*names: str, metavar: str, help: str, completes: tuple[str, ...] = ()) -> Any:
+    """An option named like a field of Settings."""
+    field = max(names, key=len).removeprefix("--").replace("-", "_")
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in completes if word.startswith(incomplete)]
+
+    return typer.Option(
+        *names,
+        parser=_parser(PARSERS[field]),
+        metavar=metavar,
+        help=help,
+        show_default=False,
+        autocompletion=complete if completes else None,
+    )
+
+
+def complete_model(incomplete: str) -> Iterator[str]:
+    """Names of the models that are here."""
+    import os
+
+    from qwencli.folders import Folders
+    from qwencli.known_models import known_models
+
+    for model in known_models(Folders.locate(os.environ)):
+        if model.name.startswith(incomplete):
+            yield model.name
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="NAME|FOLDER",
+        help="A model that `qwen models ls` lists, or a folder in Hugging Face layout. Default: mini.",
+        show_default=False,
+        autocompletion=complete_model,
+    ),
+]
+Device = Annotated[
+    str | None,
+    _setting(
+        "--device",
+        metavar="auto|cpu|cuda",
+        help="Where the model runs.",
+        completes=("auto", "cpu", "cuda"),
+    ),
+]
+Threads = Annotated[
+    int | None, _setting("--threads", metavar="N", help="CPU threads. Default: one per core.")
+]
+Context = Annotated[int | None, _setting("--ctx", metavar="N", help="At most N tokens of prompt and answer.")]
+
+System = Annotated[
+    str | None,
+    typer.Option("-s", "--system", metavar="TEXT|@FILE", help="The system message.", show_default=False),
+]
+Attach = Annotated[
+    list[str] | None,
+    typer.Option("-a", "--attach", metavar="INPUT", help="Another input. Repeatable.", show_default=False),
+]
+Pages = Annotated[
+    PageRanges | None,
+    typer.Option(
+        "--pages",
+        parser=_parser(parse_pages),
+        metavar="1-3,5",
+        help="Pages of PDF inputs. Default: the first 20.",
+        show_default=False,
+    ),
+]
+ImageTokenBounds = Annotated[
+    ImageTokens | None,
+    _setting(
+        "--image-tokens",
+        metavar="auto|model|MAX|MIN:MAX",
+        help="Tokens of one picture. auto: the model's own bounds, but at most 2048 on a CPU.",
+        completes=("auto", "model"),
+    ),
+]
+
+Think = Annotated[
+    Thinking | None,
+    _setting(
+        "--think",
+        metavar="off|on|auto|N",
+        help="Reason before the answer; N: for at most N tokens. auto: as the model does by itself.",
+        completes=("off", "on", "auto"),
+    ),
+]
+MaxTokens = Annotated[int | None, _setting("--max-tokens", metavar="N", help="Stop after N tokens.")]
+Temperature = Annotated[
+    float | None,
+    _setting("--temperature", metavar="T", help="0: always the likeliest token."),
+]
+TopP = Annotated[
+    float | None,
+    _setting("--top-p", metavar="P", help="Sample from the likeliest tokens that sum to P."),
+]
+TopK = Annotated[int | None, _setting("--top-k", metavar="K", help="Sample from the K likeliest tokens.")]
+MinP = Annotated[
+    float | None,
+    _setting("--min-p", metavar="P", help="Leave out tokens below P times the likeliest."),
+]
+PresencePenalty = Annotated[
+    float | None,
+    _setting("--presence-penalty", metavar="X", help="Make used tokens less likely, -2 to 2."),
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    _setting("--repetition-penalty", metavar="X", help="Divide used tokens' scores by X."),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop",
+        metavar="TEXT",
+        help="End the answer before TEXT. Repeatable.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int | None, _setting("--seed", metavar="N", help="Draw the same answer again.")]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, on failure too.")]
+Jsonl = Annotated[
+    bool,
+    typer.Option("--jsonl", help="Print events as JSON lines, the object last."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show the prompt and its tokens; run no model."),
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Add token counts and timings.")]
+Quiet = Annotated[
+    bool,
+    typer.Option("-q", "--quiet", help="No notes, reasoning or progress; errors only."),
+]

@@ -1,0 +1,120 @@
+"""What `--json` prints: one object for one question, with the same keys whatever the end.
+
+`--jsonl` ends with the same object as its last line.
+"""
+
+import uuid
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from qwen35.events import Event, Finished, Note, ReasoningDelta, TextDelta, Timings, Usage
+from qwencli.render.columns import facts
+from qwencli.render.output import Output
+
+SCHEMA_VERSION = 1
+
+Style = Literal["text", "json", "jsonl"]
+
+
+@dataclass(slots=True)
+class Record:
+    """Mutable: `qwen ask` and the events fill it while the run goes on; `qwencli.app` owns it.
+
+    So a failure at any point can be printed with all that was known by then.
+    """
+
+    id: str = field(default_factory=lambda: f"ask-{uuid.uuid4().hex}")
+    model: str | None = None
+    attachments: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    prompt: str | None = None  # set by --dry-run alone
+    load_s: float = 0.0
+    answer: str | None = None
+    reasoning: str | None = None
+    finish_reason: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+    _is_printed: bool = False
+
+    def take(self, event: Event) -> None:
+        match event:
+            case Note(text):
+                self.notes.append(text)
+            case TextDelta(text):
+                self.answer = (self.answer or "") + text
+            case ReasoningDelta(text):
+                self.reasoning = (self.reasoning or "") + text
+            case Finished():
+                self.answer = event.answer
+                self.reasoning = event.reasoning or None
+                self.finish_reason = event.reason
+                self.usage = event.usage
+                self.timings = event.timings
+
+    def set_prompt(self, prompt: str, num_tokens: int, num_image_tokens: int) -> None:
+        """The rendered prompt of a run that asks no model."""
+        self.prompt = prompt
+        self.usage = Usage(prompt_tokens=num_tokens, image_tokens=num_image_tokens)
+
+    def prompt_report(self) -> str:
+        """The same for a person."""
+        lines = [(self.prompt or "").rstrip("\n"), ""]
+        for item in self.attachments:
+            lines.append(f"{item['tokens']:>8,} tokens  {item['type']:5}  {item['source']}")
+        lines.append(f"{self.usage.prompt_tokens:>8,} tokens  in all")
+        return "\n".join(lines) + "\n"
+
+    def figures(self) -> str:
+        """Counts and times for a person."""
+        usage, times = self.usage, self.timings
+        pictures = f" ({usage.image_tokens:,} of pictures)" if usage.image_tokens else ""
+        reasoning = f" ({usage.reasoning_tokens:,} of reasoning)" if usage.reasoning_tokens else ""
+        return facts(
+            {
+                "model": f"{self.model}, loaded in {self.load_s:.1f} s",
+                "prompt": f"{usage.prompt_tokens:,} tokens{pictures}, "
+                f"{times.media_s + times.prefill_s:.2f} s, {times.prefill_tokens_per_s:,.0f} tokens/s",
+                "answer": f"{usage.completion_tokens:,} tokens{reasoning}, {times.decode_s:.2f} s, "
+                f"{times.decode_tokens_per_s:,.1f} tokens/s",
+                "first": f"token after {times.first_token_s:.2f} s",
+            }
+        )
+
+    def to_dict(self, error: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The object. `error` is that of `error_dict`; with one there is no answer."""
+        answer = None if error else self.answer
+        timings = {"load_s": self.load_s} | asdict(self.timings)
+        values = {
+            "schema_version": SCHEMA_VERSION,
+            "id": self.id,
+            "item": None,
+            "model": self.model,
+            "answer": answer,
+            "answers": [] if answer is None else [answer],
+            "data": None,
+            "reasoning": self.reasoning,
+            "finish_reason": "error" if error else self.finish_reason,
+            "usage": asdict(self.usage),
+            "timings": {name: round(value, 4) for name, value in timings.items()},
+            "attachments": self.attachments,
+            "chat_id": None,
+            "cache": {"reused_tokens": self.usage.cached_tokens, "reason": None},
+            "notes": self.notes,
+            "error": error,
+        }
+        return values if self.prompt is None else values | {"prompt": self.prompt}
+
+    def print(self, output: Output, style: Style, error: dict[str, Any] | None = None) -> None:
+        """Write the object, once: an interrupt on the way out must not make a second one."""
+        if self._is_printed:
+            return
+        self._is_printed = True
+        if style == "jsonl":
+            output.print_line({"type": "result"} | self.to_dict(error))
+        else:
+            output.print_json(self.to_dict(error))
+
+
+def error_dict(code: int, kind: str, message: str, path: str | None) -> dict[str, Any]:
+    """`kind` is the stable word for programs, `path` the file, folder or URL at fault if there is one."""
+    return {"code": code, "kind": kind, "message": message, "path": path}

@@ -1,0 +1,129 @@
+"""How a run is configured: flag > environment (`QWEN_*`) > config.toml > default.
+
+A setting is a field of `Settings` and a parser, which flag, variable and file share. None leaves the
+choice to the checkpoint or the machine.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwencli.errors import UsageError
+from qwencli.values import (
+    AUTO_IMAGE_TOKENS,
+    AUTO_THINKING,
+    ImageTokens,
+    Thinking,
+    parse_choice,
+    parse_image_tokens,
+    parse_number,
+    parse_thinking,
+    parse_whole,
+)
+
+Parser = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    model: str = "mini"
+    system: str | None = None  # the text, or @FILE
+    think: Thinking = AUTO_THINKING
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    image_tokens: ImageTokens = AUTO_IMAGE_TOKENS
+    ctx: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+
+    @classmethod
+    def resolve(cls, flags: Mapping[str, Any], environ: Mapping[str, str], config_file: Path) -> "Settings":
+        """Settings of this run. `flags` holds parsed values by name, None where a flag was not given.
+
+        What else `flags` holds is not looked at. Raises UsageError that names the variable, or the
+        file and its key.
+        """
+        values = _from_file(config_file) | _from_environment(environ)
+        for name, field in cls.__dataclass_fields__.items():
+            value = flags.get(name)
+            if isinstance(field.default, tuple):  # repeatable
+                value = tuple(value or ()) or None
+            if value is not None:
+                values[name] = value
+        return cls(**values)
+
+
+PARSERS: dict[str, Parser] = {
+    "model": str,
+    "system": str,
+    "think": parse_thinking,
+    "max_tokens": parse_whole(1),
+    "temperature": parse_number(0, 100),
+    "top_p": parse_number(0, 1),
+    "top_k": parse_whole(0),  # 0: all tokens
+    "min_p": parse_number(0, 1),
+    "presence_penalty": parse_number(-2, 2),
+    "repetition_penalty": parse_number(0.01, 100),
+    "stop": str,
+    "seed": parse_whole(0),
+    "image_tokens": parse_image_tokens,
+    "ctx": parse_whole(1),
+    "device": parse_choice("auto", "cpu", "cuda"),
+    "threads": parse_whole(1),
+}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values = {}
+    for name in Settings.__dataclass_fields__:
+        variable = f"QWEN_{name.upper()}"
+        text = environ.get(variable)
+        if text:
+            values[name] = _parse(name, text, f"the environment variable {variable}")
+    return values
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as TOML ({error}).", path=str(path)) from None
+    values = {}
+    for key, value in raw.items():
+        if key not in Settings.__dataclass_fields__:
+            close = difflib.get_close_matches(key, Settings.__dataclass_fields__, 1)
+            hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(Settings.__slots__)}."
+            raise UsageError(f"{path}: unknown key '{key}'. {hint}", path=str(path))
+        values[key] = _parse(key, value, f"{path}, '{key}'")
+    return values
+
+
+def _parse(name: str, value: Any, where: str) -> Any:
+    """`value` as text from the environment, or typed as TOML gave it."""
+    parser = PARSERS[name]
+
+    def parse(item: Any) -> Any:
+        if parser is str and not isinstance(item, str):
+            raise ValueError(f"{item!r} is not text; put it in quotes.")
+        if not isinstance(item, str | int | float):
+            raise ValueError(f"{item!r} is neither text nor a number.")
+        return parser(str(item).lower() if isinstance(item, bool) else str(item))
+
+    try:
+        if isinstance(Settings.__dataclass_fields__[name].default, tuple):
+            return tuple(parse(item) for item in (value if isinstance(value, list) else [value]))
+        return parse(value)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None

@@ -1,0 +1,125 @@
+"""What a user writes for an option, as a value.
+
+The same words count on the command line, in `QWEN_*` and in config.toml. Each parser takes the text
+and raises ValueError with a message that says what was expected.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """`enabled` None leaves it to the model's chat template; `budget` bounds the reasoning tokens."""
+
+    enabled: bool | None = None
+    budget: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTokens:
+    """Tokens that one picture may take.
+
+    Without bounds of the user's own, `is_capped` says whether the checkpoint's upper bound is
+    lowered where the model runs on a CPU.
+    """
+
+    minimum: int | None = None
+    maximum: int | None = None
+    is_capped: bool = True
+
+
+AUTO_THINKING = Thinking()
+AUTO_IMAGE_TOKENS = ImageTokens()
+
+
+@dataclass(frozen=True, slots=True)
+class PageRanges:
+    """Pages as printed, from 1; (3, None) is page 3 to the last."""
+
+    ranges: tuple[tuple[int, int | None], ...]
+
+    def select(self, num_pages: int) -> list[int]:
+        """The chosen pages in the order written. Raises ValueError for one that is not there."""
+        pages: list[int] = []
+        for first, last in self.ranges:
+            if max(first, last or first) > num_pages:
+                missing = max(first, last or first)
+                raise ValueError(f"there is no page {missing}: it has {num_pages}")
+            pages.extend(range(first, (last or num_pages) + 1))
+        return pages
+
+
+def parse_whole(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise ValueError(f"{text!r} is not a whole number of at least {minimum}.")
+        return value
+
+    return parse
+
+
+def parse_number(minimum: float, maximum: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not minimum <= value <= maximum:
+            raise ValueError(f"{text!r} is not a number from {minimum:g} to {maximum:g}.")
+        return value
+
+    return parse
+
+
+def parse_choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"{text!r} is none of {', '.join(choices)}.")
+        return text
+
+    return parse
+
+
+def parse_thinking(text: str) -> Thinking:
+    """off | on | auto | N (think for at most N tokens)."""
+    if text in ("off", "false", "0"):
+        return Thinking(False)
+    if text in ("on", "true"):
+        return Thinking(True)
+    if text == "auto":
+        return Thinking()
+    if not re.fullmatch(r"[0-9]+", text):
+        raise ValueError(f"{text!r} is none of off, on, auto, or a number of tokens.")
+    return Thinking(True, int(text))
+
+
+def parse_image_tokens(text: str) -> ImageTokens:
+    """auto | model | MAX | MIN:MAX."""
+    if text in ("auto", "model"):
+        return ImageTokens(is_capped=text == "auto")
+    match = re.fullmatch(r"(?:([0-9]+):)?([0-9]+)", text)
+    if not match:
+        raise ValueError(f"{text!r} is none of auto, model, MAX or MIN:MAX.")
+    minimum, maximum = int(match[1]) if match[1] else None, int(match[2])
+    if maximum < 1 or minimum == 0 or (minimum or 1) > maximum:
+        raise ValueError(f"{text!r}: at least one token, and MIN no more than MAX.")
+    return ImageTokens(minimum, maximum, is_capped=False)
+
+
+def parse_pages(text: str) -> PageRanges:
+    """1-3,5,8- (from 1; the last may be left open)."""
+    ranges = []
+    for item in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]+)(-([0-9]*))?\s*", item)
+        first = int(match[1]) if match else 0
+        last = first if not match or match[2] is None else int(match[3]) if match[3] else None
+        if first < 1 or (last is not None and last < first):
+            raise ValueError(f"{text!r} is not a list of pages such as 1-3,5 or 8-.")
+        ranges.append((first, last))
+    return PageRanges(tuple(ranges))

@@ -1,0 +1,73 @@
+"""The program as a user runs it: in this process, with a home of its own."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from qwencli import app
+from tests.model.checkpoint import write_checkpoint
+from tests.model.reference import MOE, reference_model
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole checkpoint: tiny, random, with pictures, a byte tokenizer and 64 tokens at most per picture."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    folder.mkdir()
+    write_checkpoint(folder, reference_model(MOE), MOE)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An own folder for config, data, cache and state, an empty hub cache, an empty working folder."""
+    for name in [name for name in os.environ if name.startswith(("QWEN_", "HF_"))]:
+        monkeypatch.delenv(name)
+    home, hub, here = tmp_path / "home", tmp_path / "hub", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.setenv("QWEN_HOME", str(home))
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub))  # for other processes; this one has read it
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.chdir(here)
+    return home
+
+
+@pytest.fixture
+def invoke(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Invoke]:
+    """Run `qwen WORDS` in this process; standard input is /dev/null, or a pipe with `input` in it."""
+    keyboard = os.dup(0)
+
+    def run(*words: object, input: bytes | None = None) -> Result:
+        monkeypatch.setattr(sys, "argv", ["qwen", *map(str, words)])
+        if input is None:
+            stdin = os.open(os.devnull, os.O_RDONLY)
+        else:
+            stdin, writing = os.pipe()
+            os.write(writing, input)  # less than the kernel's buffer
+            os.close(writing)
+        os.dup2(stdin, 0)
+        os.close(stdin)
+        code = app.main()
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    yield run
+    os.dup2(keyboard, 0)
+    os.close(keyboard)
