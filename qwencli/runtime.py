@@ -20,11 +20,19 @@ if TYPE_CHECKING:
 CPU_IMAGE_TOKENS = 2048  # more are minutes of work on a CPU
 
 
-def load(folder: Path, settings: Settings, on_progress: Callable[[int, int], None]) -> "Engine":
+def load(
+    folder: Path, processor: Processor, settings: Settings, on_progress: Callable[[int, int], None]
+) -> "Engine":
     """The engine of the model in `folder`; `on_progress` gets bytes done and in total."""
     from qwen35.engine.load import load_engine
 
-    return load_engine(folder, device=settings.device, num_threads=settings.threads, on_progress=on_progress)
+    return load_engine(
+        folder,
+        processor=processor,
+        device=settings.device,
+        num_threads=settings.threads,
+        on_progress=on_progress,
+    )
 
 
 def open_processor(folder: Path) -> Processor:

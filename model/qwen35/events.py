@@ -31,6 +31,14 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureProgress:
+    """`done` of `total` image tokens have come out of the vision encoder, picture by picture."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class PrefillProgress:
     """`done` of `total` prompt tokens have gone through the model."""
 
@@ -75,4 +83,4 @@ class Finished:
     timings: Timings = field(default_factory=Timings)
 
 
-Event = PrefillProgress | Prefilled | Note | ReasoningDelta | TextDelta | Finished
+Event = PictureProgress | PrefillProgress | Prefilled | Note | ReasoningDelta | TextDelta | Finished

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -129,21 +130,31 @@ class _Asked:
 
 
 def _answer(asked: _Asked, record: Record, show: "Callable[[Event], None]", aside: "Aside") -> None:
+    from qwen35.engine.engine import prepare
     from qwencli import runtime
 
     def on_load(done: int, total: int) -> None:
         aside.progress.update(f"loading {asked.model.name}", done, total, "bytes")
 
+    # Everything that can be wrong with the question is said before the model's gigabytes are read.
     started = time.perf_counter()
-    on_load(0, 0)
-    engine = runtime.load(asked.model.folder, asked.settings, on_load)
+    processor = runtime.open_processor(asked.model.folder)
     record.load_s = time.perf_counter() - started
     request, record.attachments = runtime.plan(
-        engine.processor, asked.settings, asked.messages, asked.attachments, asked.notify
+        processor, asked.settings, asked.messages, asked.attachments, asked.notify
     )
-    aside.progress.update("reading the prompt", 0, 0, "tokens")
-    for event in engine.generate(request):
-        show(event)
+    prompt = prepare(processor, request)
+    started = time.perf_counter()
+    on_load(0, 0)
+    engine = runtime.load(asked.model.folder, processor, asked.settings, on_load)
+    record.load_s += time.perf_counter() - started
+    if prompt.media:
+        aside.progress.update("looking at the pictures", 0, 0, "tokens")
+    else:
+        aside.progress.update("reading the prompt", 0, 0, "tokens")
+    with closing(engine.generate(request, prompt)) as events:
+        for event in events:
+            show(event)
     if record.finish_reason == "length":
         asked.notify(
             f"the answer was cut after {record.usage.completion_tokens} tokens; see --max-tokens and --ctx"

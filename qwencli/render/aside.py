@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.text import Text
 
-from qwen35.events import Event, Note, Prefilled, PrefillProgress, ReasoningDelta
+from qwen35.events import Event, Note, PictureProgress, Prefilled, PrefillProgress, ReasoningDelta
 from qwencli.render.progress import Progress
 from qwencli.render.safe import one_line, terminal_safe
 
@@ -37,6 +37,8 @@ class Aside:
             case Note(text):
                 self._end_line()  # a progress line stays: Rich prints above it
                 self.console.print(Text(f"note: {one_line(text)}", style="dim"))
+            case PictureProgress(done, total):
+                self.progress.update("looking at the pictures", done, total, "tokens")
             case PrefillProgress(done, total):
                 self.progress.update("reading the prompt", done, total, "tokens")
             case Prefilled():

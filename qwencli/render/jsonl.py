@@ -8,6 +8,7 @@ from qwen35.events import (
     Event,
     Finished,
     Note,
+    PictureProgress,
     Prefilled,
     PrefillProgress,
     ReasoningDelta,
@@ -18,6 +19,7 @@ from qwencli.render.output import Output
 
 _TYPES: dict[type[Event], str] = {
     Note: "note",
+    PictureProgress: "picture_progress",
     PrefillProgress: "prefill_progress",
     Prefilled: "prefilled",
     ReasoningDelta: "reasoning",

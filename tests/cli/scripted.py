@@ -25,7 +25,7 @@ from qwen35.events import (
     Timings,
     Usage,
 )
-from qwen35.processing.processor import Processor
+from qwen35.processing.processor import ModelInput, Processor
 from qwencli import app, runtime
 from qwencli.settings import Settings
 
@@ -116,11 +116,13 @@ class ScriptedEngine:
     processor: Processor
     script: Script
 
-    def generate(self, request: Request) -> Iterator[Event]:
+    def generate(self, request: Request, prompt: ModelInput) -> Iterator[Event]:
         return self.script()
 
 
-def load(folder: Path, settings: Settings, on_progress: Callable[[int, int], None]) -> ScriptedEngine:
+def load(
+    folder: Path, processor: Processor, settings: Settings, on_progress: Callable[[int, int], None]
+) -> ScriptedEngine:
     name = os.environ["SCRIPTED_ENGINE"]
     if sign := os.environ.get("SCRIPTED_READY"):
         Path(sign).touch()  # "the engine is at work"
@@ -135,7 +137,7 @@ def load(folder: Path, settings: Settings, on_progress: Callable[[int, int], Non
             raise ImportError("numpy._core.multiarray failed to import") from None
     if name == "broken_load":
         raise CheckpointError(f"{folder}: bad\nname", path=str(folder))
-    return ScriptedEngine(Processor.from_folder(folder), globals()[name])
+    return ScriptedEngine(processor, globals()[name])
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_every_option_reaches_the_request(
     from qwen35.processing.image import TokenBounds
 
     asked: list[Request] = []
-    monkeypatch.setattr(Engine, "generate", lambda self, request: asked.append(request) or iter(()))
+    monkeypatch.setattr(Engine, "generate", lambda self, request, _: asked.append(request) or (e for e in ()))
     invoke(
         *("ask", "-m", model_folder, "hello", "-s", "be brief", "--think", 9, "--max-tokens", 5),
         *("--temperature", 0.5, "--top-p", 0.8, "--top-k", 7, "--min-p", 0.1, "--presence-penalty", 1),

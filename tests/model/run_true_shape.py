@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qwen35.engine.engine import prepare
 from qwen35.engine.load import load_engine
 from qwen35.engine.request import Request, SamplingOverrides
 from qwen35.messages import ImagePart, Message, TextPart
@@ -25,7 +26,7 @@ def main(folder: Path) -> None:
     finished = list(engine.generate(request))[-1]
 
     # The same once more by hand: an answer would hide logits that are NaN.
-    backend, prompt = engine.backend, engine.prepare(request)
+    backend, prompt = engine.backend, prepare(engine.processor, request)
     features = backend.encode_pictures(prompt.pixel_values, [span.grid for span in prompt.media])
     state = backend.new_state()
     state.mrope_delta = prompt.mrope_delta

@@ -4,17 +4,34 @@ It moves states between their one layout (numpy blocks) and the tensors that the
 CPU that costs a gather of keys and values a step; the large matrices are shared, not copied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qwen35.errors import DoesNotFit
 from qwen35.network.attention import KeyValues
 from qwen35.network.linear_attention import LinearState
 from qwen35.network.model import Qwen35
 from qwen35.network.text import LayerPast, Past
 from qwen35.state import KVBlocks, LinearMemory, ModelState
+
+
+@contextmanager
+def memory_errors_explained() -> Iterator[None]:
+    """Turn torch's two ways of running out of memory into DoesNotFit."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        raise DoesNotFit(
+            f"Not enough {where} for this model and prompt. Use a smaller model, smaller pictures "
+            "(--image-tokens) or a shorter prompt, or close other programs."
+        ) from None
 
 
 class PlainBackend:
@@ -30,6 +47,7 @@ class PlainBackend:
     def new_state(self) -> ModelState:
         return ModelState(self.model.config.text, str(self.dtype).removeprefix("torch."))
 
+    @memory_errors_explained()
     @torch.inference_mode()
     def encode_pictures(self, patches: np.ndarray, grids: Sequence[tuple[int, int, int]]) -> np.ndarray:
         """Features (M, D) float32 of patches (P, values)."""
@@ -37,6 +55,7 @@ class PlainBackend:
         features = self.model.visual(torch.from_numpy(patches).to(self.device), list(grids))
         return features.float().cpu().numpy()
 
+    @memory_errors_explained()
     @torch.inference_mode()
     def prefill(
         self, state: ModelState, ids: np.ndarray, position_ids: np.ndarray, features: np.ndarray | None
@@ -49,6 +68,7 @@ class PlainBackend:
         )
         return self.model.logits(hidden[0, -1]).float().cpu().numpy()
 
+    @memory_errors_explained()
     @torch.inference_mode()
     def decode(self, states: Sequence[ModelState], ids: np.ndarray) -> np.ndarray:
         positions = torch.tensor([state.num_tokens + state.mrope_delta for state in states])

@@ -16,6 +16,7 @@ from qwen35.events import (
     Finished,
     FinishReason,
     Note,
+    PictureProgress,
     Prefilled,
     PrefillProgress,
     Timings,
@@ -23,6 +24,29 @@ from qwen35.events import (
 )
 from qwen35.processing.processor import ModelInput, Processor
 from qwen35.state import ModelState
+
+
+def prepare(processor: Processor, request: Request) -> ModelInput:
+    """The prompt as the model will get it; needs no model, so that what cannot be asked is said early.
+
+    Raises InputError, and DoesNotFit beyond the context.
+    """
+    prompt = processor.prepare(
+        request.messages, enable_thinking=request.thinking, image_bounds=request.image_bounds
+    )
+    limit = context_limit(processor, request)
+    if len(prompt.ids) >= limit:
+        raise DoesNotFit(
+            f"The prompt has {len(prompt.ids):,} tokens, the context holds {limit:,}. Shorten it, "
+            "use smaller pictures (--image-tokens) or fewer pages, or raise --ctx if the model allows."
+        )
+    return prompt
+
+
+def context_limit(processor: Processor, request: Request) -> int:
+    """Tokens of prompt and answer together."""
+    limit = processor.config.text.max_position_embeddings
+    return limit if request.max_context is None else min(limit, request.max_context)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,34 +57,24 @@ class Engine:
     processor: Processor
     defaults: GenerationDefaults
 
-    def prepare(self, request: Request) -> ModelInput:
-        """The prompt as the model will get it. Raises InputError, and DoesNotFit beyond the context."""
-        prompt = self.processor.prepare(
-            request.messages, enable_thinking=request.thinking, image_bounds=request.image_bounds
-        )
-        limit = self._context(request)
-        if len(prompt.ids) >= limit:
-            raise DoesNotFit(
-                f"The prompt has {len(prompt.ids):,} tokens, the context holds {limit:,}. Shorten it, "
-                "use smaller pictures (--image-tokens) or fewer pages, or raise --ctx if the model allows."
-            )
-        return prompt
+    def generate(self, request: Request, prompt: ModelInput | None = None) -> Generator[Event]:
+        """Answer one request, whose `prompt` the caller may have prepared already.
 
-    def generate(self, request: Request) -> Generator[Event]:
-        """Answer one request. Closing the iterator ends the work and frees its state."""
+        Closing the iterator ends the work and frees its state.
+        """
         start = time.perf_counter()
-        prompt = self.prepare(request)
+        prompt = prompt or prepare(self.processor, request)
         for note in prompt.notes:
             yield Note(note)
         num_prompt = len(prompt.ids)
-        room = self._context(request) - num_prompt
+        room = context_limit(self.processor, request) - num_prompt
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
 
         state = self.backend.new_state()
         state.mrope_delta = prompt.mrope_delta
         logits = np.empty(0, np.float32)
         encoded = time.perf_counter()
-        features = self._encode(prompt)
+        features = yield from self._encode(prompt)
         media_s = time.perf_counter() - encoded
         for end in self._chunk_ends(num_prompt):
             logits = self._prefill(state, prompt, features, end)
@@ -115,14 +129,19 @@ class Engine:
             ),
         )
 
-    def _context(self, request: Request) -> int:
-        limit = self.processor.config.text.max_position_embeddings
-        return limit if request.max_context is None else min(limit, request.max_context)
-
-    def _encode(self, prompt: ModelInput) -> np.ndarray | None:
+    def _encode(self, prompt: ModelInput) -> Generator[Event, None, np.ndarray | None]:
+        """Features of all pictures, one picture after another."""
         if prompt.pixel_values is None:
             return None
-        return self.backend.encode_pictures(prompt.pixel_values, [span.grid for span in prompt.media])
+        total = sum(span.length for span in prompt.media)
+        features: list[np.ndarray] = []
+        begin = done = 0
+        for span in prompt.media:
+            end = begin + span.grid[0] * span.grid[1] * span.grid[2]
+            features.append(self.backend.encode_pictures(prompt.pixel_values[begin:end], [span.grid]))
+            begin, done = end, done + span.length
+            yield PictureProgress(done, total)
+        return np.concatenate(features)
 
     def _chunk_ends(self, num_tokens: int) -> list[int]:
         return [*range(PREFILL_CHUNK, num_tokens, PREFILL_CHUNK), num_tokens]

@@ -12,23 +12,25 @@ from qwen35.processing.processor import Processor
 def load_engine(
     folder: Path,
     *,
+    processor: Processor | None = None,
     device: str = "auto",
     dtype: str | None = None,
     num_threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Engine:
-    """Load the model of `folder`. `device` is auto, cpu or cuda; `dtype` None keeps the file's.
+    """Load the model of `folder`, whose `processor` the caller may have already.
 
+    `device` is auto, cpu or cuda; `dtype` None keeps the file's.
     `on_progress` hears bytes read and bytes in all. The small files are read first, so that a broken
     folder is reported before torch is imported. Raises CheckpointError, and DoesNotFit where the
     device is missing.
     """
-    processor = Processor.from_folder(folder)
+    processor = processor or Processor.from_folder(folder)
     defaults = GenerationDefaults.from_folder(folder)
 
     import torch
 
-    from qwen35.backends.plain import PlainBackend
+    from qwen35.backends.plain import PlainBackend, memory_errors_explained
     from qwen35.weights.load import load_model
 
     if num_threads:
@@ -37,11 +39,12 @@ def load_engine(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise DoesNotFit("--device cuda: torch finds no CUDA device here. Use --device cpu.")
-    model = load_model(
-        folder,
-        processor.config,
-        device=device,
-        dtype=getattr(torch, dtype) if dtype else None,
-        on_progress=on_progress,
-    )
+    with memory_errors_explained():
+        model = load_model(
+            folder,
+            processor.config,
+            device=device,
+            dtype=getattr(torch, dtype) if dtype else None,
+            on_progress=on_progress,
+        )
     return Engine(PlainBackend(model), processor, defaults)

@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from qwen35.backends.base import Backend
-from qwen35.engine.engine import Engine
+from qwen35.engine.engine import Engine, prepare
 from qwen35.engine.load import load_engine
 from qwen35.engine.request import Request, SamplingOverrides
 from qwen35.errors import DoesNotFit
@@ -141,7 +141,7 @@ def test_a_spent_thinking_budget_closes_the_block_and_leaves_an_answer(engine: E
 
 
 def test_a_prompt_beyond_the_context_is_refused_and_an_answer_ends_with_it(engine: Engine) -> None:
-    num_prompt = len(engine.prepare(request()).ids)
+    num_prompt = len(prepare(engine.processor, request()).ids)
     with pytest.raises(DoesNotFit, match=f"{num_prompt}"):
         run(engine, request(max_context=num_prompt))
     finished = run(engine, request(max_context=num_prompt + 3, max_tokens=None))[1]
