@@ -1,0 +1,80 @@
+"""The built-in model as it is shipped: does it see? Asked through the Engine, as `qwen ask` asks it."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import qwen35.builtin
+from qwen35.backends.plain import PlainBackend
+from qwen35.engine.engine import Engine
+from qwen35.engine.load import load_engine
+from qwen35.engine.request import Request
+from qwen35.events import Finished
+from qwen35.messages import ImagePart, Message, TextPart
+
+FOLDER = Path(qwen35.builtin.__file__).parent / "mini"
+HELD_OUT = Path(__file__).parent / "held_out"
+ITEMS = json.loads((HELD_OUT / "questions.json").read_text())
+MAX_SHIPPED_BYTES = 30e6
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return load_engine(FOLDER, device="cpu")
+
+
+def ask(engine: Engine, item: dict[str, str]) -> str:
+    parts: list[ImagePart | TextPart] = [TextPart(item["question"])]
+    if item["picture"]:
+        pixels = np.asarray(Image.open(HELD_OUT / item["picture"]).convert("RGB"))
+        parts.insert(0, ImagePart(pixels, item["picture"]))
+    system = [Message.of_text("system", item["system"])] if "system" in item else []
+    request = Request((*system, Message("user", tuple(parts))), max_tokens=160)
+    finished = list(engine.generate(request))[-1]
+    assert isinstance(finished, Finished)
+    return finished.answer
+
+
+def share_right(engine: Engine, task: str) -> float:
+    items = [item for item in ITEMS if item["task"] == task]
+    return sum(ask(engine, item) == item["answer"] for item in items) / len(items)
+
+
+def test_it_is_small_enough_to_ship() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < MAX_SHIPPED_BYTES
+
+
+@pytest.mark.parametrize(("task", "at_least"), [("scenes", 0.9), ("outside", 0.9)])
+def test_it_answers_held_out_questions(engine: Engine, task: str, at_least: float) -> None:
+    assert share_right(engine, task) >= at_least
+
+
+@pytest.fixture
+def shuffled() -> Engine:
+    """The same model, each weight matrix with its numbers in another order."""
+    engine = load_engine(FOLDER, device="cpu")
+    assert isinstance(engine.backend, PlainBackend)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in engine.backend.model.parameters():
+        if parameter.ndim > 1:
+            flat = parameter.data.flatten()
+            order = torch.randperm(flat.numel(), generator=generator)
+            parameter.data.copy_(flat[order].view_as(parameter))
+    return engine
+
+
+def test_with_shuffled_weights_it_knows_nothing(shuffled: Engine) -> None:
+    items = random.Random(0).sample([item for item in ITEMS if item["task"] == "scenes"], 10)
+    assert not any(ask(shuffled, item) == item["answer"] for item in items)
+
+
+def test_another_picture_gets_another_answer(engine: Engine) -> None:
+    pictures = [item["picture"] for item in ITEMS if item["task"] == "scenes"]
+    question = {"question": "Describe the picture."}
+    answers = [ask(engine, question | {"picture": picture}) for picture in pictures[:10]]
+    assert len(set(answers)) >= 8
