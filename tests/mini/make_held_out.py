@@ -1,6 +1,7 @@
 """Write the pictures that the tests ask the built-in model about: `python -m tests.mini.make_held_out`.
 
-They are held out from training and committed, so that the tests need no typefaces. Regenerate them only when the data change.
+They are held out from training, and committed so that the tests need no typefaces. Make them anew only
+when the data change.
 """
 
 import json
