@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=None, help="processes that draw pictures ahead")
     parser.add_argument("--tokens-per-step", type=int, default=None, help="picture tokens in a batch")
-    parser.add_argument("--reading-from", type=float, default=0.45, help="share of the time before reading")
+    parser.add_argument("--reading-from", type=float, default=0.65, help="share of the time before reading")
     parser.add_argument("--samples", type=int, default=200, help="held-out samples of each task")
     parser.add_argument("--no-training", action="store_true", help="evaluate and write the state as it is")
     args = parser.parse_args()
@@ -31,7 +31,7 @@ def main() -> None:
     workers = args.workers or (max(1, (os.cpu_count() or 2) - 1) if on_gpu else 1)
     run = Run(args.folder, args.minutes, torch.device(args.device))
     if not args.no_training:
-        tokens = args.tokens_per_step or (16384 if on_gpu else 1280)
+        tokens = args.tokens_per_step or (16384 if on_gpu else 640)
         run.train(Curriculum(tokens, reading_from=args.reading_from), workers)
     write_checkpoint(run.model, args.folder / "checkpoint")
     # In bfloat16, as the checkpoint is stored and used.

@@ -24,7 +24,7 @@ from qwen35.processing.image import ImageProcessor
 from qwen35.processing.positions import mrope_positions
 
 IGNORE = -100
-ROW_GROUPS = 3  # questions are sorted by length into so many groups, to pad little
+ROW_GROUPS = 2  # questions are sorted by length into so many groups, to pad little
 SLOTS = 4  # characters that one picture token may be asked for by the auxiliary head
 NUM_CHARS = 96  # 0 is "no character", 1..95 are ASCII 32..126
 KINDS = ("circle", "square", "triangle", "star", "diamond", "hexagon")
@@ -39,8 +39,11 @@ class Curriculum:
     # Until here the vision encoder learns alone, from the labels of what was drawn where: it sees
     # four times the pictures in the same time.
     vision_alone: float = 0.2
-    reading_from: float = 0.45  # from here on as much reading as looking
-    drafts_from: float = 0.8  # the MTP layer learns last, from a trunk that stands nearly still
+    # From there to here the language model learns to look, from an encoder that stands still: twice
+    # the steps. After that both learn together.
+    vision_rests_until: float = 0.65
+    reading_from: float = 0.65  # from here on as much reading as looking
+    drafts_from: float = 0.85  # the MTP layer learns last, from a trunk that stands nearly still
 
     def worlds(self, progress: float) -> dict[str, float]:
         """Worlds and their weights: looking before reading."""

@@ -80,17 +80,25 @@ def picture_loss(model: Qwen35, heads: PictureHeads, batch: Batch) -> Losses:
 
 
 def answer_loss(
-    model: Qwen35, heads: PictureHeads, batch: Batch, balance: "RouterBalance", with_drafts: bool
+    model: Qwen35,
+    heads: PictureHeads,
+    batch: Batch,
+    balance: "RouterBalance",
+    *,
+    vision_rests: bool,
+    with_drafts: bool,
 ) -> Losses:
     """The answers' loss with the auxiliary ones. Pictures are read once, each question goes on from there."""
     figures: dict[str, float] = {}
     total = torch.zeros((), device=batch.rows[0].ids.device)
     seen = None
     if batch.pictures is not None:
-        features = encode(model, batch.pictures)
-        loss, figures = heads(features, batch.pictures)
-        figures["picture"] = loss.item()
-        total = total + 0.5 * loss
+        with torch.set_grad_enabled(not vision_rests):
+            features = encode(model, batch.pictures)
+        if not vision_rests:
+            loss, figures = heads(features, batch.pictures)
+            figures["picture"] = loss.item()
+            total = total + 0.5 * loss
         seen = see(model, batch.pictures, features, with_drafts)
     hidden, drafts = [], []
     for rows in batch.rows:

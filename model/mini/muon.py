@@ -51,4 +51,4 @@ def make_optimisers(model: nn.Module, heads: nn.Module) -> list[torch.optim.Opti
         is_inside = p.ndim in (2, 3) and not any(word in name for word in NOT_MATRICES)
         (matrices if is_inside else others).append(p)
     others += heads.parameters()
-    return [Muon(matrices, lr=0.01), torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)]
+    return [Muon(matrices, lr=0.02), torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)]

@@ -128,7 +128,12 @@ class Run:
                     losses = picture_loss(self.model, self.heads, batch)
                 else:
                     losses = answer_loss(
-                        self.model, self.heads, batch, balance, self.clock.progress >= curriculum.drafts_from
+                        self.model,
+                        self.heads,
+                        batch,
+                        balance,
+                        vision_rests=self.clock.progress < curriculum.vision_rests_until,
+                        with_drafts=self.clock.progress >= curriculum.drafts_from,
                     )
             losses.total.backward()
             nn.utils.clip_grad_norm_([*self.model.parameters(), *self.heads.parameters()], 1.0)
