@@ -19,6 +19,9 @@ from mini.write import write_checkpoint
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mini", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the run lives: state, log, checkpoint, evaluation")
+    parser.add_argument(
+        "--start-from", type=Path, help="a checkpoint folder whose weights a new run begins with"
+    )
     parser.add_argument("--minutes", type=float, default=120, help="training time, whatever the machine")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=None, help="processes that draw pictures ahead")
@@ -30,6 +33,8 @@ def main() -> None:
     on_gpu = args.device != "cpu"
     workers = args.workers or (max(1, (os.cpu_count() or 2) - 1) if on_gpu else 1)
     run = Run(args.folder, args.minutes, torch.device(args.device))
+    if args.start_from and run.clock.step == 0:
+        run.start_from(args.start_from)
     if not args.no_training:
         tokens = args.tokens_per_step or (16384 if on_gpu else 640)
         run.train(Curriculum(tokens, reading_from=args.reading_from), workers)

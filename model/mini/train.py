@@ -100,6 +100,14 @@ class Run:
             optimiser.load_state_dict(saved)
         self.clock.elapsed_s, self.clock.step = state["elapsed_s"], state["step"]
 
+    def start_from(self, folder: Path) -> None:
+        """Take the weights of a checkpoint of the same shape. The heads of training begin anew."""
+        from qwen35.weights.load import load_model  # needs more than the other machines may have
+
+        config = self.model.config
+        weights = load_model(folder, config, device=self.device, dtype=torch.float32).state_dict()
+        self.model.load_state_dict(weights)
+
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(),
