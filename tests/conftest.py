@@ -1,8 +1,12 @@
-"""What every test shares: slow and special tests run only where they are asked for by `-m`."""
+"""What every test shares: which tests run by default, and that a skip in CI is a failure."""
+
+import os
+from collections.abc import Generator
 
 import pytest
 
 ASKED_FOR = ("slow", "gpu", "weights", "network")
+PLATFORM_WORDS = ("Linux", "macOS", "Windows", "platform")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -12,3 +16,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     special = [item for item in items if any(item.get_closest_marker(name) for name in ASKED_FOR)]
     config.hook.pytest_deselected(items=special)
     items[:] = [item for item in items if item not in special]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI nothing is skipped in silence: a skip is red unless its reason names the platform."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(word in reason for word in PLATFORM_WORDS):
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI: {reason}"
+    return report

@@ -14,7 +14,9 @@ import pytest
 from tests.cli.terminal import run_in_terminal
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to know when signals are handled"),
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="reads the /proc of Linux to know when signals are handled"
+    ),
     pytest.mark.usefixtures("home"),
 ]
 
