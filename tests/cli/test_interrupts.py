@@ -14,9 +14,7 @@ import pytest
 from tests.cli.terminal import run_in_terminal
 
 pytestmark = [
-    pytest.mark.skipif(
-        sys.platform != "linux", reason="reads the /proc of Linux to know when signals are handled"
-    ),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /proc of Linux"),
     pytest.mark.usefixtures("home"),
 ]
 

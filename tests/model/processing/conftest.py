@@ -9,7 +9,7 @@ import pytest
 from tests.model.checkpoint import CHAT_TEMPLATE, PREPROCESSOR_CONFIG, byte_tokenizer
 from tests.model.reference import DENSE, reference_model
 
-# /work/main and /work/shared lie side by side; elsewhere the tests that read it are skipped.
+# Data that may lie beside this checkout but not in it; where it does not, its tests are skipped.
 SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
@@ -31,5 +31,5 @@ def official_template() -> str:
     """The chat template of Qwen3.5-4B as it lies in the checkpoint."""
     path = SHARED_DATA / "Qwen3.5-4B.jinja"
     if not path.exists():
-        pytest.skip(f"{path} is not on this machine")
+        pytest.skip(f"{path} is not beside this checkout")
     return path.read_text(encoding="utf-8")
