@@ -41,9 +41,7 @@ def run_qwen(folder: Path, num_prompt: int, num_decoded: int) -> dict[str, float
     sampler = Sampler(SamplingParams(temperature=0), engine.processor.tokenizer.size, ids, None)
     for _ in range(num_decoded):
         logits = engine.backend.decode([state], np.array([sampler.draw(logits)]))[0]
-    return figures(
-        loaded - start, prefilled - loaded, time.perf_counter() - prefilled, num_prompt, num_decoded
-    )
+    return figures((start, loaded, prefilled, time.perf_counter()), num_prompt, num_decoded)
 
 
 def run_transformers(folder: Path, num_prompt: int, num_decoded: int) -> dict[str, float]:
@@ -61,9 +59,7 @@ def run_transformers(folder: Path, num_prompt: int, num_decoded: int) -> dict[st
         for _ in range(num_decoded):
             token = out.logits[:, -1:].argmax(-1)
             out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
-    return figures(
-        loaded - start, prefilled - loaded, time.perf_counter() - prefilled, num_prompt, num_decoded
-    )
+    return figures((start, loaded, prefilled, time.perf_counter()), num_prompt, num_decoded)
 
 
 def figures(times: tuple[float, float, float, float], num_prompt: int, num_decoded: int) -> dict[str, float]:
