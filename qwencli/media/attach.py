@@ -100,11 +100,17 @@ class Attacher:
 
             parts = render_pages(source, self.pages, self.notify)
         else:
+            if Path(source.name).suffix.lower() in _NEVER_TEXT:
+                self.notify(f"{source.name}: holds text, in spite of its name; a failed download, perhaps")
             text = decode_text(source.data, source.name, self.notify).rstrip("\r\n")
             # Piped text stands for itself; a file is told apart from its neighbours by its name.
             title = "" if source.name == STDIN_NAME else f"File {source.name}:\n\n"
             parts = (TextPart(f"{title}{text}\n\n"),)
         return Attachment(source.name, source.kind.family, source.sha256, len(source.data), parts)
+
+
+# Names are not believed, but a web page saved under a picture's name is worth a word.
+_NEVER_TEXT = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".pdf")
 
 
 def _folder_note(spec: str, num_taken: int, skipped: list[str]) -> str:

@@ -89,3 +89,10 @@ def test_pages_without_a_pdf_have_a_note(tmp_path: Path, notes: list[str]) -> No
     png(tmp_path / "a.png")
     attacher(notes, "1").attach_all([str(tmp_path / "a.png")])
     assert notes == ["--pages has no effect: no input is a PDF"]
+
+
+@pytest.mark.parametrize("name", ["page.png", "page.PDF"])
+def test_text_under_a_pictures_name_is_noted(tmp_path: Path, notes: list[str], name: str) -> None:
+    (tmp_path / name).write_text("<html>404</html>")
+    Attacher(None, notes.append, lambda *_: None).attach_all([str(tmp_path / name)])
+    assert "holds text" in notes[0]
