@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from qwen35.errors import CheckpointError, DoesNotFit, InputError, Qwen35Error
+from qwen35.errors import CheckpointError, DoesNotFit, InputError, Qwen35Error, UnwritableError
 
 
 class ExitCode(IntEnum):
@@ -55,6 +55,7 @@ _CODES: dict[type[Qwen35Error], ExitCode] = {
     InputError: ExitCode.INPUT,
     CheckpointError: ExitCode.CHECKPOINT,
     DoesNotFit: ExitCode.DOES_NOT_FIT,
+    UnwritableError: ExitCode.UNWRITABLE,
 }
 
 

@@ -8,13 +8,19 @@ from typing import Any
 
 from qwen35.config import ModelConfig
 from qwen35.errors import Qwen35Error
+from qwen35.weights.arena import OnProgress
 from qwen35.weights.checkpoint import Checkpoint
+from qwen35.weights.manifest import Manifest, is_packed
+from qwen35.weights.packed import open_manifest
 from qwencli.known_models import KnownModel, architecture_of
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """One line of `models ls`. `error` says why the model cannot be used; then the counts may be None."""
+    """One line of `models ls`. `error` says why the model cannot be used; then the counts may be None.
+
+    `dtype` of a packed model is what most of its weights are in.
+    """
 
     name: str
     folder: str
@@ -30,7 +36,11 @@ class ModelSummary:
         dtype = parameters = error = None
         try:
             config = ModelConfig.from_folder(model.folder)
-            dtype, parameters = config.dtype, count_parameters(Checkpoint.open(model.folder))
+            if is_packed(model.folder):
+                manifest = open_manifest(model.folder)
+                dtype, parameters = manifest.quant, manifest.num_parameters
+            else:
+                dtype, parameters = config.dtype, count_parameters(Checkpoint.open(model.folder))
         except Qwen35Error as problem:
             error = str(problem)
         size_bytes = sum(path.stat().st_size for path in files_of(model.folder))
@@ -67,11 +77,42 @@ def details(model: KnownModel) -> dict[str, Any]:
         "vision": {"layers": vision.depth, "hidden_size": vision.hidden_size, "patch_size": vision.patch_size}
         if vision
         else None,
+        "packed": _packing(open_manifest(model.folder)) if is_packed(model.folder) else None,
         "thinks_by_default": _thinks_by_default(model.folder),
         "generation": _generation_defaults(model.folder),
         "files": {
             path.relative_to(model.folder).as_posix(): path.stat().st_size for path in files_of(model.folder)
         },
+    }
+
+
+def verification(model: KnownModel, on_progress: OnProgress) -> dict[str, Any]:
+    """All of `models verify`. Raises CheckpointError that names what is bad."""
+    from qwen35.weights.assign import assign, config_for
+    from qwen35.weights.shapes import parameter_shapes
+    from qwen35.weights.verify import verify
+
+    values: dict[str, Any] = {"name": model.name, "folder": str(model.folder)}
+    if is_packed(model.folder):
+        found = verify(model.folder, on_progress)
+        return values | {
+            "packed": True,
+            "tensors": found.num_tensors,
+            "experts": found.num_records,
+            "size_bytes": found.size_bytes,
+        }
+    checkpoint = Checkpoint.open(model.folder)
+    config = config_for(checkpoint, ModelConfig.from_folder(model.folder))
+    places = assign(checkpoint, parameter_shapes(config), is_tied=config.tie_word_embeddings)
+    size_bytes = sum(checkpoint.tensors[name].size_bytes for name in places)
+    return values | {"packed": False, "tensors": len(places), "experts": None, "size_bytes": size_bytes}
+
+
+def _packing(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "quant": manifest.quant,
+        "bits_per_weight": round(manifest.bits_per_weight, 3),
+        "source": manifest.source.name,
     }
 
 

@@ -31,3 +31,9 @@ class DoesNotFit(Qwen35Error):
     """More memory or context than there is."""
 
     kind = "does_not_fit"
+
+
+class UnwritableError(Qwen35Error):
+    """Files cannot be written there: a full disk, no permission, somebody else's files."""
+
+    kind = "output"

@@ -1,16 +1,28 @@
-"""`qwen models`: the models on this machine, and what one of them is."""
+"""`qwen models`: the models on this machine, what one of them is, and packing and checking them."""
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from qwencli import options
 
 if TYPE_CHECKING:
+    from qwen35.weights.pack import Packed
+    from qwencli.known_models import KnownModel
     from qwencli.model_summary import ModelSummary
 
-models = typer.Typer(help="Show the models on this machine.", rich_markup_mode=None)
+models = typer.Typer(help="Show, pack and check the models on this machine.", rich_markup_mode=None)
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|FOLDER",
+        help="As `ls` lists it, or a folder.",
+        autocompletion=options.complete_model,
+    ),
+]
 
 
 @models.command("ls")
@@ -55,14 +67,7 @@ def _table(summaries: "list[ModelSummary]") -> str:
 
 @models.command("show")
 def show_model(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME|FOLDER",
-            help="As `ls` lists it, or a folder.",
-            autocompletion=options.complete_model,
-        ),
-    ],
+    name: ModelName,
     json: options.Json = False,
 ) -> None:
     """Show one model: its layers, size, context and defaults."""
@@ -98,6 +103,7 @@ def _facts(values: dict[str, Any]) -> str:
         if experts
         else "none (dense)",
         "vision": f"{vision['layers']} layers, patches of {vision['patch_size']} pixels" if vision else "no",
+        "packed": _packing(values["packed"]),
         "vocabulary": f"{values['vocab_size']:,} tokens",
         "context": f"{values['context']:,} tokens",
         "thinks": {True: "by default", False: "if asked to", None: "no chat template"}[
@@ -105,5 +111,135 @@ def _facts(values: dict[str, Any]) -> str:
         ],
         "sampling": ", ".join(f"{key} {value}" for key, value in values["generation"].items()) or "not given",
     }
+    lines = {name: text for name, text in lines.items() if text is not None}
     files = {name: size(num_bytes) for name, num_bytes in values["files"].items()}
     return facts(lines) + "\nfiles\n" + "".join(f"  {line}\n" for line in facts(files).splitlines())
+
+
+def _packing(packed: dict[str, Any] | None) -> str | None:
+    if packed is None:
+        return None
+    return f"{packed['quant']}, {packed['bits_per_weight']:.2f} bits per weight, from {packed['source']}"
+
+
+@models.command("pack")
+def pack_model(
+    name: ModelName,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="TARGET",
+            help="A new or empty folder. Default: NAME-q4 or NAME-q8 in the data folder.",
+            show_default=False,
+        ),
+    ] = None,
+    quant: Annotated[
+        Literal["q4", "q8"], typer.Option("--quant", metavar="q4|q8", help="Bits of most of the weights.")
+    ] = "q4",
+    json: options.Json = False,
+) -> None:
+    """Pack a model into 4 or 8 bits, for speed on the CPU. An interrupted run goes on where it stopped."""
+    from qwen35.events import Note
+    from qwen35.weights.pack import Stage, pack
+    from qwencli.folders import Folders
+    from qwencli.known_models import find_model
+    from qwencli.render.aside import Aside, Verbosity
+    from qwencli.render.output import standard_output
+    from qwencli.render.record import SCHEMA_VERSION
+
+    folders = Folders.locate(os.environ)
+    model = find_model(name, folders)
+    target = output or folders.models / _packed_name(model, quant)
+    stdout = standard_output()
+    with Aside(Verbosity.NORMAL) as aside:
+
+        def show(stage: Stage, done: int, total: int) -> None:
+            label = "packing" if stage == "packing" else "checking what is packed already"
+            aside.progress.update(label, done, total, "bytes")
+
+        try:
+            packed = pack(model.folder, target, quant, on_progress=show)
+        except KeyboardInterrupt:
+            aside.progress.end()
+            aside.show(Note("stopped; the same command goes on from here"))
+            raise
+        aside.progress.end()
+        if packed.num_resumed and not packed.was_there:
+            aside.show(
+                Note(f"went on from an earlier run: {packed.num_resumed} tensors and experts were there")
+            )
+    if json:
+        stdout.print_json({"schema_version": SCHEMA_VERSION, **_packed_values(model, packed), "error": None})
+    else:
+        stdout.write_text(_packed_text(_packed_values(model, packed)))
+
+
+def _packed_name(model: "KnownModel", quant: str) -> str:
+    own = model.folder.resolve().name if model.origin == "folder" else model.name
+    return f"{own}-{quant}"
+
+
+def _packed_values(model: "KnownModel", packed: "Packed") -> dict[str, Any]:
+    from qwencli.folders import Folders
+
+    manifest, folder = packed.manifest, packed.folder
+    listed = Folders.locate(os.environ).models.resolve()
+    return {
+        "name": folder.relative_to(listed).as_posix() if folder.is_relative_to(listed) else str(folder),
+        "folder": str(folder),
+        "source": model.name,
+        "quant": manifest.quant,
+        "parameters": manifest.num_parameters,
+        "bits_per_weight": round(manifest.bits_per_weight, 3),
+        "size_bytes": manifest.data_bytes,
+        "source_bytes": manifest.source.size_bytes,
+        "was_there": packed.was_there,
+    }
+
+
+def _packed_text(values: dict[str, Any]) -> str:
+    import shlex
+
+    from qwencli.render.columns import count, size
+
+    verb = "Was packed already" if values["was_there"] else "Packed"
+    return (
+        f"{verb}: {values['source']} as {values['quant']}, {count(values['parameters'])} parameters of "
+        f"{values['bits_per_weight']:.2f} bits, {size(values['size_bytes'])} "
+        f"(from {size(values['source_bytes'])})\n"
+        f"{values['folder']}\n"
+        f'Ask it: qwen ask -m {shlex.quote(values["name"])} "Your question"\n'
+    )
+
+
+@models.command("verify")
+def verify_model(name: ModelName, json: options.Json = False) -> None:
+    """Check a packed model byte by byte; of any other model, that its files fit together."""
+    from qwencli.folders import Folders
+    from qwencli.known_models import find_model
+    from qwencli.model_summary import verification
+    from qwencli.render.aside import Aside, Verbosity
+    from qwencli.render.columns import size
+    from qwencli.render.output import standard_output
+    from qwencli.render.record import SCHEMA_VERSION
+
+    model = find_model(name, Folders.locate(os.environ))
+    with Aside(Verbosity.NORMAL) as aside:
+        values = verification(
+            model, lambda done, total: aside.progress.update("checking", done, total, "bytes")
+        )
+    output = standard_output()
+    if json:
+        output.print_json({"schema_version": SCHEMA_VERSION, **values, "error": None})
+    elif values["packed"]:
+        output.write_text(
+            f"{values['name']}: whole. {values['tensors']:,} tensors and {values['experts']:,} experts "
+            f"are as packed ({size(values['size_bytes'])} read).\n"
+        )
+    else:
+        output.write_text(
+            f"{values['name']}: headers and shapes of {values['tensors']:,} tensors fit config.json. "
+            "The weights themselves were not checked: only packed models carry checksums.\n"
+        )

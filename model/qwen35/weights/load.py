@@ -12,6 +12,9 @@ from qwen35.config import ModelConfig
 from qwen35.network.model import Qwen35
 from qwen35.weights.assign import assign, config_for
 from qwen35.weights.checkpoint import Checkpoint
+from qwen35.weights.manifest import is_packed
+from qwen35.weights.names import expert_places
+from qwen35.weights.packed import PackedModel
 
 
 def load_model(
@@ -24,13 +27,14 @@ def load_model(
 ) -> Qwen35:
     """The model of `folder` in eval mode, its parameters frozen, in `dtype` (None: the file's own).
 
-    `on_progress` hears bytes read and bytes in all, after each tensor. Raises CheckpointError.
+    `on_progress` hears bytes read and bytes in all, after each tensor. A packed folder is unpacked
+    again: as much memory as the unquantised model takes. Raises CheckpointError.
     """
+    if is_packed(folder):
+        return _load_packed(folder, device, dtype, on_progress)
     checkpoint = Checkpoint.open(folder)
     config = config_for(checkpoint, config)
-    with _NoInit(), torch.device("meta"):
-        model = Qwen35(config)
-    assert not list(model.buffers()), "a buffer would stay empty"
+    model = _hollow(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     places = assign(checkpoint, shapes, is_tied=config.tie_word_embeddings)
     parameters = _allocate(model, device, dtype or getattr(torch, config.dtype))
@@ -46,6 +50,41 @@ def load_model(
         if on_progress:
             on_progress(num_read, num_bytes)
     return model.eval()
+
+
+def _load_packed(
+    folder: Path,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Qwen35:
+    """The network with the weights that the packed ones stand for: what packing costs, and nothing more."""
+    with PackedModel.open(folder, load="mmap") as packed:
+        model = _hollow(packed.config)
+        parameters = _allocate(model, device, dtype or getattr(torch, packed.config.dtype))
+        num_filled, num_all = 0, sum(p.numel() for p in parameters.values())
+        for name, parameter in parameters.items():
+            if packed.has(name):
+                parameter.copy_(torch.from_numpy(packed.dequantised(name)))
+            else:
+                for place in expert_places(name, tuple(parameter.shape)):
+                    layer = name.partition(".mlp.experts")[0]
+                    assert place.expert is not None
+                    assert place.projection is not None
+                    weights = packed.dequantised_expert(layer, place.expert, place.projection)
+                    parameter[place.index(tuple(parameter.shape))].copy_(torch.from_numpy(weights))
+            num_filled += parameter.numel()
+            if on_progress:
+                on_progress(num_filled, num_all)
+    return model.eval()
+
+
+def _hollow(config: ModelConfig) -> Qwen35:
+    """The network without memory for its parameters."""
+    with _NoInit(), torch.device("meta"):
+        model = Qwen35(config)
+    assert not list(model.buffers()), "a buffer would stay empty"
+    return model
 
 
 def _allocate(model: nn.Module, device: str | torch.device, dtype: torch.dtype) -> dict[str, nn.Parameter]:

@@ -19,8 +19,11 @@ from qwen35.network.model import Qwen35
 from qwen35.weights.assign import config_for
 from qwen35.weights.checkpoint import INDEX, SINGLE_FILE, Checkpoint
 from qwen35.weights.load import load_model
+from qwen35.weights.pack import pack
+from qwen35.weights.recipe import Quant
 from tests.model.reference import DENSE, MOE, SHAPES, Shape, reference_model
 from tests.model.reference_mtp import ReferenceMtp
+from tests.model.weights.packing import tiny_checkpoint
 
 UNTIED = next(shape for shape in SHAPES if not shape.is_tied and not shape.is_moe)
 LAYER = "model.language_model.layers.0."
@@ -377,3 +380,21 @@ def test_loading_holds_no_second_copy_of_the_weights(tmp_path: Path, dtype: str)
     largest = max(tensor.nbytes for tensor in tensors.values())
     assert weights > 100e6
     assert 0.9 * weights < grown < weights + largest + 16e6
+
+
+@pytest.mark.parametrize("shape", [DENSE, MOE], ids=str)
+@pytest.mark.parametrize("quant", ["q4", "q8"])
+def test_a_packed_model_is_the_network_with_rounded_weights(
+    shape: Shape, quant: Quant, tmp_path: Path
+) -> None:
+    source = tiny_checkpoint(tmp_path / "source", shape)
+    packed = pack(source, tmp_path / "packed", quant).folder
+    whole, rounded = (
+        load_model(folder, ModelConfig.from_folder(folder), device="cpu", dtype=torch.float32)
+        for folder in (source, packed)
+    )
+    exact = dict(whole.named_parameters())
+    for name, found in rounded.named_parameters():
+        step = exact[name].abs().max() / (7 if quant == "q4" else 127)
+        assert (found - exact[name]).abs().max() <= step, name
+        assert exact[name].numel() < 64 or found.any(), name

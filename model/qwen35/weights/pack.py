@@ -1,0 +1,231 @@
+"""A checkpoint folder to a packed one: item by item, in bounded memory, resumable, whole or not there.
+
+The road: headers and shapes to a layout (`lay_out`), items to files in a work folder (`WorkFolder`),
+then config and tokenizer, the manifest, and one rename.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qwen35.errors import CheckpointError, UnwritableError
+from qwen35.weights.layout import file_sizes
+from qwen35.weights.manifest import MANIFEST, FileEntry, Manifest, is_packed
+from qwen35.weights.pack_plan import Plan, manifest_of, plan_pack
+from qwen35.weights.packed import open_manifest
+from qwen35.weights.quantize import quantise
+from qwen35.weights.recipe import Quant
+from qwen35.weights.slabs import Quantiser, Slabs
+from qwen35.weights.work_folder import (
+    DataFile,
+    Journal,
+    WorkFolder,
+    locked,
+    sync_folder,
+    write_synced,
+    writing,
+)
+
+Stage = Literal["checking", "packing"]
+OnProgress = Callable[[Stage, int, int], None]  # bytes done and in all: of packed files, of the source's
+
+_SPARE_BYTES = 32 << 20  # of the disk: tokenizer, manifest, the file system's own
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What `pack` left. `num_resumed` items came from an earlier run; all did where `was_there`."""
+
+    folder: Path
+    manifest: Manifest
+    num_resumed: int
+    was_there: bool
+
+
+def pack(
+    source: Path,
+    target: Path,
+    quant: Quant = "q4",
+    *,
+    quantiser: Quantiser = quantise,
+    num_threads: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Packed:
+    """Pack the checkpoint in `source` into `target`, which is absent, empty, or this very pack, unfinished.
+
+    An interrupted pack goes on at the item where it stopped; one that is there already is left alone.
+    `quantiser` is `quantise` or one that gives the same bits sooner. Memory: a few slabs of 4 MiB for each
+    thread. Raises CheckpointError for the source, UnwritableError for the target.
+    """
+    plan = plan_pack(source, quant)
+    target = target.expanduser().resolve()
+    work = WorkFolder.beside(target)
+    with locked(work, target):
+        if there := _finished(target, plan):
+            work.remove()
+            return Packed(target, there, len(plan.items), was_there=True)
+        with writing(work.root):
+            journal = Journal.open(work.journal, plan.source.identity)
+        if journal is None:
+            raise UnwritableError(
+                f"{work.root}: holds an unfinished pack of another model or another --quant, or of a "
+                "source that has changed. Delete it, or choose another folder.",
+                path=str(work.root),
+            )
+        num_resumed, entries = _write_data(plan, work, journal, quantiser, num_threads, on_progress)
+        if plan_pack(source, quant).source.identity != plan.source.identity:
+            raise CheckpointError(
+                f"{source}: its weight files changed while they were packed. Delete {work.root}, then pack "
+                "again.",
+                path=str(source),
+            )
+        manifest = _write_rest(plan, work, journal, entries)
+        with writing(target):
+            if target.exists():  # empty: POSIX would replace it, Windows would not
+                target.rmdir()
+            work.files.rename(target)
+            sync_folder(target.parent)
+        work.remove()
+    return Packed(target, manifest, num_resumed, was_there=False)
+
+
+def _finished(target: Path, plan: Plan) -> Manifest | None:
+    """The manifest where `target` is this very pack, finished; None where it is absent or empty.
+
+    Raises UnwritableError where anything else is there.
+    """
+    with writing(target):
+        if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+            return None
+    advice = "Choose another folder."
+    if is_packed(target):
+        advice = "Delete it, or choose another folder."
+        try:
+            manifest = open_manifest(target)
+        except CheckpointError:
+            what = "holds a packed model that is damaged"
+        else:
+            if manifest.source.identity == plan.source.identity:
+                return manifest
+            what = "holds another packed model"
+    else:
+        what = "is not empty" if target.is_dir() else "is a file"
+    raise UnwritableError(f"{target}: {what}; nothing is overwritten. {advice}", path=str(target))
+
+
+def _write_data(
+    plan: Plan,
+    work: WorkFolder,
+    journal: Journal,
+    quantiser: Quantiser,
+    num_threads: int | None,
+    on_progress: OnProgress | None,
+) -> tuple[int, dict[str, FileEntry]]:
+    """All items that are not there yet. Returns how many were, and the data files' sizes and checksums."""
+    with writing(work.root):
+        work.files.mkdir(parents=True, exist_ok=True)
+        sizes = file_sizes(plan.items)
+        files = {name: DataFile(work.files / name) for name in sizes}
+    try:
+        with writing(work.root):
+            num_resumed = _check_earlier(plan, journal, files, on_progress)
+            journal.cut(num_resumed)
+            _check_room(plan, work, files)
+        slabs = Slabs(plan.reader, quantiser, num_threads)
+        _write_items(plan, work, journal, files, slabs, on_progress)
+        with writing(work.root):
+            return num_resumed, {
+                name: FileEntry(sizes[name], files[name].finish(sizes[name])) for name in sizes
+            }
+    finally:
+        for file in files.values():
+            file.close()
+
+
+def _write_rest(plan: Plan, work: WorkFolder, journal: Journal, entries: dict[str, FileEntry]) -> Manifest:
+    """The small files, and the manifest last."""
+    for path in plan.small_files:
+        data = _read_small(path)
+        entries[path.name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+        with writing(work.root):
+            write_synced(work.files / path.name, data)
+    manifest = manifest_of(plan, journal.hashes, entries)
+    with writing(work.root):
+        write_synced(work.files / MANIFEST, manifest.to_bytes())
+        sync_folder(work.files)
+    return manifest
+
+
+def _check_earlier(
+    plan: Plan, journal: Journal, files: dict[str, DataFile], on_progress: OnProgress | None
+) -> int:
+    """How many items of an earlier run are on the disk as the journal says, from the first on."""
+    claimed = plan.items[: len(journal.hashes)]
+    total, done = sum(item.size_bytes for item in claimed), 0
+    for index, item in enumerate(claimed):
+        if not files[item.file].check(item.offset, item.size_bytes, journal.hashes[index]):
+            return index
+        done += item.size_bytes
+        if on_progress:
+            on_progress("checking", done, total)
+    return len(claimed)
+
+
+def _check_room(plan: Plan, work: WorkFolder, files: dict[str, DataFile]) -> None:
+    needed = plan.size_bytes - sum(file.end for file in files.values()) + _SPARE_BYTES
+    free = shutil.disk_usage(work.root).free
+    if free < needed:
+        raise UnwritableError(
+            f"{work.root}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free. "
+            "Make room, or choose a folder on another disk.",
+            path=str(work.root),
+        )
+
+
+def _write_items(
+    plan: Plan,
+    work: WorkFolder,
+    journal: Journal,
+    files: dict[str, DataFile],
+    slabs: Slabs,
+    on_progress: OnProgress | None,
+) -> None:
+    """Write in order: what is on the disk is always a beginning."""
+    rest = plan.items[len(journal.hashes) :]
+    total = sum(plan.reader.source_bytes(part.place, part.n * part.k) for item in rest for part in item.parts)
+    done = 0
+    with closing(slabs.of(rest)) as packed:
+        for item in rest:
+            file, sha256 = files[item.file], hashlib.sha256()
+
+            def write(data: bytes, file: DataFile = file, sha256: "hashlib._Hash" = sha256) -> None:
+                with writing(work.root):
+                    file.write(data)
+                sha256.update(data)
+
+            with writing(work.root):
+                file.begin(item.offset)
+            for part in item.parts:
+                write(bytes(item.offset + part.offset - file.end))
+                row = 0
+                while row < part.n:
+                    slab = next(packed)
+                    write(slab.data)
+                    done += plan.reader.source_bytes(part.place, (slab.end - row) * part.k)
+                    row = slab.end
+                    if on_progress:
+                        on_progress("packing", done, total)
+            write(bytes(item.offset + item.size_bytes - file.end))
+            with writing(work.root):
+                journal.add(sha256.hexdigest())
+
+
+def _read_small(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).", path=str(path)) from None

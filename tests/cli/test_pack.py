@@ -1,0 +1,230 @@
+"""`qwen models pack` and `verify`: what is said, to whom, and how it ends."""
+
+import errno
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from qwen35.weights.manifest import MANIFEST, read_manifest
+from qwen35.weights.work_folder import WorkFolder
+from tests.cli.conftest import Invoke
+from tests.model.weights.packing import contents
+
+
+@pytest.fixture
+def models(home: Path) -> Path:
+    return home / "data" / "models"
+
+
+def flip_a_bit(folder: Path, name: str) -> None:
+    entry = read_manifest(folder).tensors[name]
+    data = bytearray((folder / entry.file).read_bytes())
+    data[entry.offset + 3] ^= 1
+    (folder / entry.file).write_bytes(data)
+
+
+NORM = "language_model.norm.weight"
+
+
+def test_pack_says_where_how_large_and_how_to_ask(invoke: Invoke, models: Path, model_folder: Path) -> None:
+    result = invoke("models", "pack", model_folder)
+
+    assert (result.code, result.err) == (0, "")
+    first, folder, ask = result.out.splitlines()
+    assert re.fullmatch(
+        r"Packed: \S+/tiny as q4, \d+K parameters of \d+\.\d\d bits, \d+\.\d kB \(from \d\.\d MB\)", first
+    )
+    assert folder == str(models / "tiny-q4")
+    assert ask == 'Ask it: qwen ask -m tiny-q4 "Your question"'
+    again = invoke("models", "pack", model_folder)
+    assert (again.code, again.out) == (0, result.out.replace("Packed: ", "Was packed already: "))
+
+
+def test_pack_tells_a_program_all_of_it(invoke: Invoke, model_folder: Path) -> None:
+    result = invoke("models", "pack", model_folder, "-o", "here & there", "--quant", "q8", "--json")
+
+    values = json.loads(result.out)
+    folder = Path("here & there").resolve()
+    manifest = read_manifest(folder)
+    assert (result.code, result.err) == (0, "")
+    assert values == {
+        "schema_version": 1,
+        "name": str(folder),
+        "folder": str(folder),
+        "source": str(model_folder),
+        "quant": "q8",
+        "parameters": manifest.num_parameters,
+        "bits_per_weight": round(manifest.bits_per_weight, 3),
+        "size_bytes": sum(path.stat().st_size for path in folder.glob("*.bin")),
+        "source_bytes": manifest.source.size_bytes,
+        "was_there": False,
+        "error": None,
+    }
+    text = invoke("models", "pack", model_folder, "-o", "here & there", "--quant", "q8").out
+    assert text.endswith(f"""Ask it: qwen ask -m '{folder}' "Your question"\n""")
+
+
+def test_a_listed_model_keeps_its_name(invoke: Invoke, models: Path) -> None:
+    assert invoke("models", "pack", "mini", "--quant", "q8").code == 0
+    assert (models / "mini-q8" / MANIFEST).exists()
+
+
+def test_a_packed_model_is_listed_and_shown(invoke: Invoke, models: Path, model_folder: Path) -> None:
+    invoke("models", "pack", model_folder)
+
+    rows = {row["name"]: row for row in json.loads(invoke("models", "ls", "--json").out)["models"]}
+    shown = json.loads(invoke("models", "show", "tiny-q4", "--json").out)
+    plain = json.loads(invoke("models", "show", model_folder, "--json").out)
+
+    row = rows["tiny-q4"]
+    assert (row["dtype"], row["error"]) == ("q4", None)
+    assert row["parameters"] == plain["parameters"]
+    assert row["size_bytes"] == sum(path.stat().st_size for path in (models / "tiny-q4").iterdir())
+    assert shown["packed"]["quant"] == "q4"
+    assert shown["packed"]["source"] == "tiny"
+    assert plain["packed"] is None
+    assert shown["layers"] == plain["layers"]
+    text = invoke("models", "show", "tiny-q4").out
+    assert re.search(r"^packed +q4, \d+\.\d\d bits per weight, from tiny$", text, re.MULTILINE)
+    assert "packed" not in invoke("models", "show", model_folder).out
+
+
+def test_a_damaged_packed_model_has_a_line_that_says_why(
+    invoke: Invoke, models: Path, model_folder: Path
+) -> None:
+    invoke("models", "pack", model_folder)
+    (models / "tiny-q4" / "experts.bin").write_bytes(b"")
+    assert "experts.bin: truncated: 0 bytes" in invoke("models", "ls").out
+
+
+def test_verify_reads_every_byte(invoke: Invoke, models: Path, model_folder: Path) -> None:
+    invoke("models", "pack", model_folder)
+    whole = invoke("models", "verify", "tiny-q4")
+    assert (whole.code, whole.err) == (0, "")
+    assert re.fullmatch(
+        r"tiny-q4: whole\. 114 tensors and 35 experts are as packed \(\d+\.\d kB read\)\.\n", whole.out
+    )
+    values = json.loads(invoke("models", "verify", "tiny-q4", "--json").out)
+    assert values["size_bytes"] == sum(
+        entry.size_bytes for entry in read_manifest(models / "tiny-q4").files.values()
+    )
+    del values["size_bytes"]
+    assert values == {
+        "schema_version": 1,
+        "name": "tiny-q4",
+        "folder": str(models / "tiny-q4"),
+        "packed": True,
+        "tensors": 114,
+        "experts": 35,
+        "error": None,
+    }
+
+
+def test_verify_of_a_damaged_model_exits_with_4(invoke: Invoke, models: Path, model_folder: Path) -> None:
+    invoke("models", "pack", model_folder)
+    flip_a_bit(models / "tiny-q4", NORM)
+
+    result = invoke("models", "verify", "tiny-q4")
+    told = invoke("models", "verify", models / "tiny-q4", "--json")
+
+    assert (result.code, result.out) == (4, "")
+    assert re.fullmatch(
+        rf"error: {re.escape(str(models))}/tiny-q4/text\.bin: '{re.escape(NORM)}' is damaged "
+        r"\(bytes [\d,]+ to [\d,]+\)\. Pack the model again \(qwen models pack\), or fetch the file "
+        r"again\.\n",
+        result.err,
+    )
+    error = json.loads(told.out)["error"]
+    assert (told.code, error["code"], error["kind"]) == (4, 4, "checkpoint")
+    assert error["path"] == str(models / "tiny-q4" / "text.bin")
+
+
+def test_verify_of_an_unpacked_model_says_how_little_it_checks(invoke: Invoke, model_folder: Path) -> None:
+    result = invoke("models", "verify", model_folder)
+    assert result.code == 0
+    assert re.search(
+        r"headers and shapes of \d+ tensors fit config\.json\. The weights themselves were not", result.out
+    )
+    values = json.loads(invoke("models", "verify", model_folder, "--json").out)
+    assert (values["packed"], values["experts"]) == (False, None)
+
+
+def test_a_target_in_use_exits_with_9(invoke: Invoke, model_folder: Path) -> None:
+    Path("notes").mkdir()
+    Path("notes/mine.txt").write_text("mine")
+
+    result = invoke("models", "pack", model_folder, "-o", "notes")
+    told = invoke("models", "pack", model_folder, "-o", "notes", "--json")
+
+    here = Path.cwd()
+    message = f"{here}/notes: is not empty; nothing is overwritten. Choose another folder."
+    assert (result.code, result.out, result.err) == (9, "", f"error: {message}\n")
+    assert told.code == 9
+    assert json.loads(told.out) == {
+        "schema_version": 1,
+        "error": {"code": 9, "kind": "output", "message": message, "path": f"{here}/notes"},
+    }
+
+
+def test_a_full_disk_exits_with_9_and_the_next_run_goes_on(
+    invoke: Invoke, models: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qwen35.weights.work_folder import DataFile
+
+    write = DataFile.write
+
+    def write_until_full(self: DataFile, data: bytes) -> None:
+        if self.end > 200_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, data)
+
+    monkeypatch.setattr(DataFile, "write", write_until_full)
+    result = invoke("models", "pack", model_folder)
+    work = WorkFolder.beside(models / "tiny-q4")
+    assert (result.code, result.out) == (9, "")
+    assert result.err == (
+        f"error: {work.root}: the disk is full (No space left on device). What is packed so far is kept: "
+        "make room and run the same command again, or delete that folder.\n"
+    )
+    assert "tiny-q4" not in invoke("models", "ls", "--all").out
+    monkeypatch.setattr(DataFile, "write", write)
+
+    result = invoke("models", "pack", model_folder)
+
+    assert result.code == 0
+    assert re.fullmatch(
+        r"note: went on from an earlier run: \d+ tensors and experts were there\n", result.err
+    )
+    invoke("models", "pack", model_folder, "-o", "other")
+    assert contents(models / "tiny-q4") == contents(Path("other"))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        (("nothing",), 4, "nothing: no such model"),
+        (("mini", "--quant", "q5"), 2, "'q5' is not one of 'q4', 'q8'"),
+        ((), 2, "Missing argument"),
+    ],
+)
+def test_what_cannot_be_packed(invoke: Invoke, words: tuple[str, ...], code: int, reason: str) -> None:
+    result = invoke("models", "pack", *words)
+    assert (result.code, result.out, result.err.count("\n")) == (code, "", 1)
+    assert reason in result.err
+
+
+def test_a_stopped_pack_says_how_to_go_on(
+    invoke: Invoke, models: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qwencli.render.progress import Progress
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", interrupt)
+        result = invoke("models", "pack", model_folder)
+    assert result.err == "note: stopped; the same command goes on from here\n"
+    assert invoke("models", "pack", model_folder).code == 0
