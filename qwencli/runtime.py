@@ -1,4 +1,4 @@
-"""From settings to a model that answers. torch is imported by `load` alone."""
+"""From settings to a model that answers. torch is imported by `load` alone, and not for packed models."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,9 +21,17 @@ CPU_IMAGE_TOKENS = 2048  # more are minutes of work on a CPU
 
 
 def load(
-    folder: Path, processor: Processor, settings: Settings, on_progress: Callable[[int, int], None]
+    folder: Path,
+    processor: Processor,
+    settings: Settings,
+    cache: Path,
+    on_progress: Callable[[int, int], None],
+    notify: Callable[[str], None],
 ) -> "Engine":
-    """The engine of the model in `folder`; `on_progress` gets bytes done and in total."""
+    """The engine of the model in `folder`; `on_progress` gets bytes done and in total.
+
+    `cache`: a folder for a library that has to be compiled.
+    """
     from qwen35.engine.load import load_engine
 
     return load_engine(
@@ -31,7 +39,9 @@ def load(
         processor=processor,
         device=settings.device,
         num_threads=settings.threads,
+        cache=cache,
         on_progress=on_progress,
+        on_note=notify,
     )
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -104,7 +105,7 @@ def ask(
 
         attachments = Attacher(pages, notify, aside.progress.update).attach_all(question.inputs)
         messages = messages_of(settings.system, attachments, question.prompt)
-        asked = _Asked(settings, known_model, attachments, messages, notify)
+        asked = _Asked(settings, known_model, folders.cache, attachments, messages, notify)
         if dry_run:
             _render_prompt(asked, record)
         else:
@@ -124,6 +125,7 @@ def ask(
 class _Asked:
     settings: "Settings"
     model: "KnownModel"
+    cache: Path
     attachments: "list[Attachment]"
     messages: "tuple[Message, ...]"
     notify: Callable[[str], None]
@@ -146,7 +148,7 @@ def _answer(asked: _Asked, record: Record, show: "Callable[[Event], None]", asid
     prompt = prepare(processor, request)
     started = time.perf_counter()
     on_load(0, 0)
-    engine = runtime.load(asked.model.folder, processor, asked.settings, on_load)
+    engine = runtime.load(asked.model.folder, processor, asked.settings, asked.cache, on_load, asked.notify)
     record.load_s += time.perf_counter() - started
     if prompt.media:
         aside.progress.update("looking at the pictures", 0, 0, "tokens")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from qwencli import options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from qwencli.machine import Machine
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "pillow", "pypdfium2", "huggingface-hub")
@@ -37,7 +39,7 @@ def doctor(json: options.Json = False) -> None:
         "packages": {name: _version(name) for name in _PACKAGES},
         "machine": asdict(machine),
         "cuda": _cuda_device(),
-        "backend": "plain (torch)",
+        "native": _native(folders.cache),
         "folders": {name: str(folder) for name, folder in places.items()},
         "disk_free_bytes": free_disk(folders.data),
         "models": [model.name for model in known_models(folders) if is_supported(model)],
@@ -64,7 +66,8 @@ def _report(values: dict[str, Any], machine: "Machine") -> str:
         "cores": f"{machine.num_cores}{limit}",
         "memory": memory,
         "CUDA": values["cuda"] or "no device",
-        "backend": values["backend"],
+        "packed models": values["native"],
+        "other models": "plain (torch)",
         "packages": ", ".join(f"{name} {number}" for name, number in values["packages"].items()),
         "free disk": f"{size(values['disk_free_bytes'])} for the data folder",
         "models": ", ".join(values["models"]) or "none",
@@ -80,6 +83,20 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _native(cache: "Path") -> str:
+    """On what packed models run here."""
+    from qwen35.backends.native.library import Context, forced_isa, load
+    from qwen35.errors import DoesNotFit
+
+    library, reason = load(cache)
+    if library is None:
+        return f"plain (torch): no native kernels, {reason}"
+    try:
+        return f"native ({Context(library, 1, forced_isa()).isa} kernels, {library.path})"
+    except DoesNotFit as error:
+        return str(error)
 
 
 def _cuda_device() -> str | None:

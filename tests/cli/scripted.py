@@ -121,7 +121,12 @@ class ScriptedEngine:
 
 
 def load(
-    folder: Path, processor: Processor, settings: Settings, on_progress: Callable[[int, int], None]
+    folder: Path,
+    processor: Processor,
+    settings: Settings,
+    cache: Path,
+    on_progress: Callable[[int, int], None],
+    notify: Callable[[str], None],
 ) -> ScriptedEngine:
     name = os.environ["SCRIPTED_ENGINE"]
     if sign := os.environ.get("SCRIPTED_READY"):

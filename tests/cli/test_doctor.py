@@ -18,7 +18,8 @@ def test_the_report_tells_versions_machine_and_folders(invoke: Invoke, home: Pat
     assert "torch 2.13" in lines["packages"]
     assert lines["config folder"].strip() == str(home / "config")
     assert lines["hub folder"].strip() == str(home.parent / "hub")
-    assert lines["backend"].strip() == "plain (torch)"
+    assert lines["packed models"].strip().startswith(("native (", "plain (torch): no native kernels"))
+    assert lines["other models"].strip() == "plain (torch)"
 
 
 def test_json_holds_the_same_as_one_object(invoke: Invoke, home: Path) -> None:

@@ -1,12 +1,17 @@
 """A model folder to a ready Engine: which device, which dtype, which backend."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+from qwen35.backends.native import library as native
+from qwen35.backends.native.backend import NativeBackend
 from qwen35.engine.engine import Engine
 from qwen35.engine.request import GenerationDefaults
 from qwen35.errors import DoesNotFit
 from qwen35.processing.processor import Processor
+from qwen35.weights.manifest import is_packed
+from qwen35.weights.packed import PackedModel
 
 
 def load_engine(
@@ -16,17 +21,29 @@ def load_engine(
     device: str = "auto",
     dtype: str | None = None,
     num_threads: int | None = None,
+    cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Engine:
     """Load the model of `folder`, whose `processor` the caller may have already.
 
-    `device` is auto, cpu or cuda; `dtype` None keeps the file's.
+    `device` is auto, cpu or cuda; `dtype` None keeps the file's. A packed model runs on the native
+    library and needs no torch, unless `device` is cuda. Where the library is missing it is compiled into
+    `cache`; if that fails, `on_note` hears of the slower way that is taken.
     `on_progress` hears bytes read and bytes in all. The small files are read first, so that a broken
     folder is reported before torch is imported. Raises CheckpointError, and DoesNotFit where the
     device is missing.
     """
     processor = processor or Processor.from_folder(folder)
     defaults = GenerationDefaults.from_folder(folder)
+    if is_packed(folder) and device != "cuda":
+        library, reason = native.load(cache)
+        if library:
+            weights = PackedModel.open(folder, on_progress=on_progress)
+            backend = NativeBackend(library, weights, num_threads=num_threads or num_cores())
+            return Engine(backend, processor, defaults)
+        if on_note:
+            on_note(f"no native kernels ({reason}): {folder.name} is unpacked and runs on torch, slowly")
 
     import torch
 
@@ -48,3 +65,8 @@ def load_engine(
             on_progress=on_progress,
         )
     return Engine(PlainBackend(model), processor, defaults)
+
+
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,121 @@
+"""The model on the native library: what the engine calls, without torch.
+
+Two calls a layer, over all rows: the tokens of one sequence in a prefill, one token of each of several
+sequences in a decode step. A row's result does not depend on the rows beside it, nor on how a prompt was
+cut into pieces, nor on the number of threads: bit for bit.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen35.backends.native.layers import Layers, Weights, pointer
+from qwen35.backends.native.library import Batch, Context, Library, forced_isa
+from qwen35.backends.native.places import BlockTable, address, linear_places
+from qwen35.backends.native.rotary import Floats, TextRotary
+from qwen35.backends.native.vision import encode_pictures
+from qwen35.state import KVBlocks, LinearMemory, ModelState
+
+# Part of every cache key. All instruction sets, thread counts and batch sizes have the same numerics.
+NUMERICS = "native-1"
+STATE_DTYPE = "bfloat16"  # of keys, values and conv inputs
+
+
+class NativeBackend:
+    """Owns the library's threads and scratch memory; uses `weights`, which must outlive it.
+
+    Not for two threads at once. Raises DoesNotFit where `QWEN_CPU` asks for kernels that cannot run here.
+    """
+
+    def __init__(
+        self, library: Library, weights: Weights, *, num_threads: int = 1, isa: str | None = None
+    ) -> None:
+        self.config = weights.config
+        self._context = Context(library, num_threads, forced_isa() if isa is None else isa)
+        self._layers = Layers(weights)
+        self._block_table = BlockTable()
+        self._rotary = TextRotary(self.config.text.rope, self.config.text.rotary_dim)
+        media = (self.config.image_token_id, self.config.video_token_id)
+        self._media_ids = [token for token in media if token is not None]
+        self.name = f"native ({self._context.isa}, {num_threads} threads)"
+
+    def new_state(self) -> ModelState:
+        return ModelState(self.config.text, STATE_DTYPE)
+
+    def encode_pictures(self, patches: np.ndarray, grids: Sequence[tuple[int, int, int]]) -> np.ndarray:
+        """Features (M, D) float32 of patches (P, values)."""
+        assert self.config.vision is not None
+        return encode_pictures(self._context, self._layers, self.config.vision, patches, grids)
+
+    def prefill(
+        self, state: ModelState, ids: np.ndarray, position_ids: np.ndarray, features: np.ndarray | None
+    ) -> np.ndarray:
+        x = self._embed(ids)
+        if features is not None:
+            x[np.isin(ids, self._media_ids)] = features
+        self._run([state], x, position_ids)
+        return self._logits(x, np.array([len(ids) - 1], np.int32))[0]
+
+    def decode(self, states: Sequence[ModelState], ids: np.ndarray) -> np.ndarray:
+        x = self._embed(ids)
+        positions = np.array([state.num_tokens + state.mrope_delta for state in states])
+        self._run(states, x, np.broadcast_to(positions, (3, len(states))))
+        return self._logits(x, np.arange(len(states), dtype=np.int32))
+
+    def _embed(self, ids: np.ndarray) -> Floats:
+        ids = np.ascontiguousarray(ids, np.int64)
+        x = np.empty((len(ids), self.config.text.hidden_size), np.float32)
+        self._context.call("qw_embed", self._layers.embedding, address(ids), len(ids), address(x))
+        return x
+
+    def _logits(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
+        layers, text = self._layers, self.config.text
+        logits = np.empty((len(rows), text.vocab_size), np.float32)
+        self._context.call(
+            "qw_head",
+            layers.norm,
+            text.rms_norm_eps,
+            layers.head,
+            address(x),
+            address(rows),
+            len(rows),
+            address(logits),
+        )
+        return logits
+
+    def _run(self, states: Sequence[ModelState], x: Floats, position_ids: np.ndarray) -> None:
+        """Move `x` (M, D) through all layers, in place, and the states past it.
+
+        M tokens of the only sequence, or one token of each.
+        """
+        M, moe, call = len(x), self.config.text.moe, self._context.call
+        counts = [M] if len(states) == 1 else [1] * M
+        starts = np.array([0, *accumulate(counts)], np.int32)
+        lengths = np.array([state.num_tokens for state in states], np.int32)
+        cos, sin = self._rotary.tables(position_ids)
+        batch = pointer(Batch(M, len(states), address(starts), address(lengths), address(cos), address(sin)))
+        h = np.empty_like(x)
+        chosen = np.empty((M, moe.num_experts_per_tok if moe else 0), np.int32)
+        weights = np.empty(chosen.shape, np.float32)
+        x_at, h_at, chosen_at, weights_at = map(address, (x, h, chosen, weights))
+        for index, layer in enumerate(self._layers.layers):
+            if layer.is_linear:
+                past = [cast(LinearMemory, state.layers[index]) for state in states]
+                left = [LinearMemory(np.empty_like(old.conv), np.empty_like(old.state)) for old in past]
+                places = linear_places(past, left)
+                call("qw_linear", layer.mixer, batch, address(places), x_at, h_at, chosen_at, weights_at)
+                for state, memory in zip(states, left, strict=True):
+                    state.layers[index] = memory
+            else:
+                blocks = [cast(KVBlocks, state.layers[index]) for state in states]
+                places = self._block_table.places(blocks, counts)
+                call("qw_attention", layer.mixer, batch, address(places), x_at, h_at, chosen_at, weights_at)
+            if layer.records is None:
+                call("qw_mlp", layer.mlp, M, h_at, x_at)
+            else:
+                call("qw_moe", layer.mlp, M, h_at, chosen_at, weights_at, layer.records, x_at)
+        for state, count in zip(states, counts, strict=True):
+            state.num_tokens += count

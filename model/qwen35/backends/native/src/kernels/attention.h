@@ -1,0 +1,160 @@
+// Attention of a tile of query rows over one block of keys, and the merge of blocks.
+//
+// Each block gives a partial softmax of its own (largest score, sum, weighted values); merging them in the
+// order of the blocks gives the whole. A row's result then depends neither on the rows beside it, nor on how
+// a prompt was cut, nor on which thread took which block. Keys that a row may not see get weight zero, and
+// adding zero changes no bit.
+#pragma once
+
+#include "../kernels.h"
+#include "functions.h"
+
+namespace qw {
+namespace QWEN_ISA {
+
+// Widen `count` keys or values to float32 rows of `padded` numbers, zeros behind head_dim.
+static void widen(const uint16_t* from, int count, int head_dim, int padded, float* to) {
+    for (int key = 0; key < count; key++, from += head_dim, to += padded) {
+        for (int i = 0; i < padded; i += LANES) {
+            store(to + i, i < head_dim ? load_bf16(from + i, head_dim - i) : set1(0.0f));
+        }
+    }
+}
+
+// Scores of R rows against two keys.
+template <int R>
+static inline void score_two(const float* q, const float* k, int padded, float* scores) {
+    F8 total[R][2];
+    for (int r = 0; r < R; r++) total[r][0] = total[r][1] = set1(0.0f);
+    for (int i = 0; i < padded; i += LANES) {
+        F8 first = load(k + i), second = load(k + padded + i);
+        for (int r = 0; r < R; r++) {
+            F8 query = load(q + r * padded + i);
+            total[r][0] = fma(query, first, total[r][0]);
+            total[r][1] = fma(query, second, total[r][1]);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        scores[r * KEY_BLOCK] = sum(total[r][0]);
+        scores[r * KEY_BLOCK + 1] = sum(total[r][1]);
+    }
+}
+
+// y += weights * values for R rows and 16 dimensions, keys in order.
+template <int R>
+static inline void weigh(const float* weights, const float* values, int count, int padded, float* y) {
+    F8 total[R][2];
+    for (int r = 0; r < R; r++) {
+        total[r][0] = load(y + r * padded);
+        total[r][1] = load(y + r * padded + LANES);
+    }
+    for (int key = 0; key < count; key++) {
+        F8 first = load(values + key * padded), second = load(values + key * padded + LANES);
+        for (int r = 0; r < R; r++) {
+            F8 weight = set1(weights[r * KEY_BLOCK + key]);
+            total[r][0] = fma(weight, first, total[r][0]);
+            total[r][1] = fma(weight, second, total[r][1]);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        store(y + r * padded, total[r][0]);
+        store(y + r * padded + LANES, total[r][1]);
+    }
+}
+
+static inline void score_rows(int rows, const float* q, const float* k, int padded, float* scores) {
+    switch (rows) {
+    case 1:
+        return score_two<1>(q, k, padded, scores);
+    case 2:
+        return score_two<2>(q, k, padded, scores);
+    case 3:
+        return score_two<3>(q, k, padded, scores);
+    default:
+        return score_two<4>(q, k, padded, scores);
+    }
+}
+static inline void weigh_rows(int rows, const float* w, const float* v, int count, int padded, float* y) {
+    switch (rows) {
+    case 1:
+        return weigh<1>(w, v, count, padded, y);
+    case 2:
+        return weigh<2>(w, v, count, padded, y);
+    case 3:
+        return weigh<3>(w, v, count, padded, y);
+    default:
+        return weigh<4>(w, v, count, padded, y);
+    }
+}
+
+// Scores of a row to weights exp(score - top), zero where the row may not see.
+static inline void soften(float* scores, int limit, int num_keys, float* top, float* total) {
+    float largest_score = -__builtin_inff();
+    for (int i = 0; i < limit; i++) largest_score = scores[i] > largest_score ? scores[i] : largest_score;
+    F8 lanes = set1(0.0f);
+    for (int i = 0; i < num_keys; i += LANES) {
+        int seen = limit - i < 0 ? 0 : limit - i;
+        F8 weight = set1(0.0f);
+        if (seen > 0) weight = exp(load(scores + i, num_keys - i) - set1(largest_score));
+        store(scores + i, weight, num_keys - i);
+        for (int j = seen; j < LANES && i + j < num_keys; j++) scores[i + j] = 0.0f;
+        lanes = lanes + load(scores + i, num_keys - i);
+    }
+    *top = largest_score;
+    *total = sum(lanes);
+}
+
+static void attend(const AttentionTile& tile) {
+    const int padded = padded_head(tile.head_dim);
+    float* scores = tile.scratch;                             // (rows, KEY_BLOCK)
+    float* wide = scores + size_t(tile.num_rows) * KEY_BLOCK; // (KEY_TILE, padded)
+    int num_keys = 0;                                         // that some row sees
+    for (int r = 0; r < tile.num_rows; r++) num_keys = tile.limits[r] > num_keys ? tile.limits[r] : num_keys;
+
+    for (int first = 0; first < num_keys; first += KEY_TILE) {
+        const int count = num_keys - first < KEY_TILE ? num_keys - first : KEY_TILE;
+        widen(tile.k + size_t(first) * tile.head_dim, count, tile.head_dim, padded, wide);
+        // A pair of keys at a time; what an odd last pair adds beyond num_keys is never read.
+        if (count % 2) memset(wide + size_t(count) * padded, 0, padded * sizeof(float));
+        for (int r = 0; r < tile.num_rows; r += ROW_TILE) {
+            for (int key = 0; key < count; key += 2) {
+                score_rows(tile.num_rows - r, tile.q + size_t(r) * padded, wide + size_t(key) * padded,
+                           padded, scores + size_t(r) * KEY_BLOCK + first + key);
+            }
+        }
+    }
+    for (int r = 0; r < tile.num_rows; r++) {
+        soften(scores + size_t(r) * KEY_BLOCK, tile.limits[r], num_keys, tile.top + r, tile.total + r);
+    }
+    memset(tile.y, 0, size_t(tile.num_rows) * padded * sizeof(float));
+    for (int first = 0; first < num_keys; first += KEY_TILE) {
+        const int count = num_keys - first < KEY_TILE ? num_keys - first : KEY_TILE;
+        widen(tile.v + size_t(first) * tile.head_dim, count, tile.head_dim, padded, wide);
+        for (int r = 0; r < tile.num_rows; r += ROW_TILE) {
+            for (int i = 0; i < padded; i += 2 * LANES) {
+                weigh_rows(tile.num_rows - r, scores + size_t(r) * KEY_BLOCK + first, wide + i, count, padded,
+                           tile.y + size_t(r) * padded + i);
+            }
+        }
+    }
+}
+
+static void merge(float* top, float* total, float* y, float tile_top, float tile_total, const float* tile_y,
+                  int head_dim) {
+    if (tile_total == 0.0f) return; // a block that this row does not see
+    const float both = *top > tile_top ? *top : tile_top;
+    const float lanes[LANES] = {*top - both, tile_top - both};
+    float factors[LANES];
+    store(factors, exp(load(lanes)));
+    const float old_factor = *total == 0.0f ? 0.0f : factors[0];
+    *total = __builtin_fmaf(tile_total, factors[1], *total * old_factor);
+    *top = both;
+    F8 keep = set1(old_factor), take = set1(factors[1]);
+    for (int i = 0; i < head_dim; i += LANES) {
+        F8 sum_of_both = fma(load(tile_y + i, head_dim - i), take, load(y + i, head_dim - i) * keep);
+        store(y + i, sum_of_both, head_dim - i);
+    }
+}
+
+} // namespace QWEN_ISA
+} // namespace qw

@@ -1,0 +1,111 @@
+// The gated delta rule and its short convolution.
+//
+// The rule is run in its exact recurrent form, token by token, also in prefill: blocked over value columns,
+// a slice of the state (K x 32 floats) stays in the first cache while it walks over all tokens. That takes
+// fewer operations than the chunked form, and cutting a prompt in pieces changes no bit.
+#pragma once
+
+#include "../kernels.h"
+#include "functions.h"
+
+namespace qw {
+namespace QWEN_ISA {
+
+constexpr int MAX_KEY_DIM = 256;
+
+// One token on a slice of N vectors of columns, two reads of the state folded into one pass: while row k of
+// the state is renewed it is also multiplied into this token's answer and into what the next token will find.
+// `state` is (K, DELTA_COLS), `held` what the state, before it fades, holds for this token's key.
+template <int N>
+static inline void delta_token(int k_dim, const float* q, const float* k, const float* next_k, float decay,
+                               const F8* delta, float* state, F8* y, F8* next_held) {
+    F8 answer[N], found[N];
+    for (int i = 0; i < N; i++) answer[i] = found[i] = set1(0.0f);
+    F8 fade = set1(decay);
+    for (int j = 0; j < k_dim; j++) {
+        F8 key = set1(k[j]), query = set1(q[j]), next = set1(next_k[j]);
+        for (int i = 0; i < N; i++) {
+            float* at = state + j * DELTA_COLS + i * LANES;
+            F8 s = fma(key, delta[i], load(at) * fade);
+            store(at, s);
+            answer[i] = fma(query, s, answer[i]);
+            found[i] = fma(next, s, found[i]);
+        }
+    }
+    for (int i = 0; i < N; i++) {
+        y[i] = answer[i];
+        next_held[i] = found[i];
+    }
+}
+
+static void delta_rule(const DeltaHead& head) {
+    constexpr int N = DELTA_COLS / LANES;
+    const int K = head.k_dim, V = head.v_dim;
+    alignas(64) float state[MAX_KEY_DIM * DELTA_COLS];
+    for (int column = 0; column < V; column += DELTA_COLS) {
+        const int width = V - column < DELTA_COLS ? V - column : DELTA_COLS;
+        F8 held[N];
+        for (int i = 0; i < N; i++) held[i] = set1(0.0f);
+        for (int j = 0; j < K; j++) {
+            const float* from = head.state_in + size_t(j) * V + column;
+            for (int i = 0; i < N; i++) {
+                F8 s = i * LANES < width ? load(from + i * LANES, width - i * LANES) : set1(0.0f);
+                store(state + j * DELTA_COLS + i * LANES, s);
+                held[i] = fma(set1(head.k[j]), s, held[i]);
+            }
+        }
+        for (int t = 0; t < head.num_tokens; t++) {
+            const float* q = head.q + size_t(t) * head.qk_stride;
+            const float* k = head.k + size_t(t) * head.qk_stride;
+            const float* next_k = t + 1 < head.num_tokens ? k + head.qk_stride : k;
+            const float* v = head.v + size_t(t) * head.v_stride + column;
+            const float decay = head.decay[size_t(t) * head.gate_stride];
+            const F8 beta = set1(head.beta[size_t(t) * head.gate_stride]);
+            F8 delta[N], y[N];
+            for (int i = 0; i < N; i++) {
+                F8 value = i * LANES < width ? load(v + i * LANES, width - i * LANES) : set1(0.0f);
+                delta[i] = beta * (value - held[i] * set1(decay));
+            }
+            delta_token<N>(K, q, k, next_k, decay, delta, state, y, held);
+            float* out = head.y + size_t(t) * head.y_stride + column;
+            for (int i = 0; i * LANES < width; i++) store(out + i * LANES, y[i], width - i * LANES);
+        }
+        for (int j = 0; j < K; j++) {
+            float* to = head.state_out + size_t(j) * V + column;
+            for (int i = 0; i * LANES < width; i++) {
+                store(to + i * LANES, load(state + j * DELTA_COLS + i * LANES), width - i * LANES);
+            }
+        }
+    }
+}
+
+// Inputs pass through bf16, as the state keeps them between calls: then a cut between two tokens is not felt.
+static void convolve(const float* x, int num_tokens, int num_channels, int width, const float* weight,
+                     const uint16_t* past, uint16_t* left, int first, int last, float* y) {
+    constexpr int MAX_WIDTH = 8;
+    for (int c = first; c < last; c += LANES) {
+        const int count = last - c < LANES ? last - c : LANES;
+        F8 inputs[MAX_WIDTH], taps[MAX_WIDTH];
+        for (int j = 0; j < width; j++) taps[j] = load(weight + size_t(j) * num_channels + c, count);
+        for (int j = 0; j + 1 < width; j++) {
+            float lanes[LANES] = {};
+            for (int i = 0; i < count; i++) lanes[i] = from_bf16(past[size_t(c + i) * (width - 1) + j]);
+            inputs[j] = load(lanes);
+        }
+        for (int t = 0; t < num_tokens; t++) {
+            inputs[width - 1] = round_to_bf16(load(x + size_t(t) * num_channels + c, count));
+            F8 total = inputs[0] * taps[0];
+            for (int j = 1; j < width; j++) total = fma(inputs[j], taps[j], total);
+            store(y + size_t(t) * num_channels + c, silu(total), count);
+            for (int j = 0; j + 1 < width; j++) inputs[j] = inputs[j + 1];
+        }
+        for (int j = 0; j + 1 < width; j++) {
+            float lanes[LANES];
+            store(lanes, inputs[j]);
+            for (int i = 0; i < count; i++) left[size_t(c + i) * (width - 1) + j] = to_bf16(lanes[i]);
+        }
+    }
+}
+
+} // namespace QWEN_ISA
+} // namespace qw

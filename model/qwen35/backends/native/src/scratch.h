@@ -1,0 +1,60 @@
+// Memory for what lives no longer than one call: taken piece by piece, given back all at once.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+namespace qw {
+
+class Scratch {
+  public:
+    ~Scratch() { free_all(); }
+
+    // Forget everything taken. Several blocks become one that would have held them all.
+    void reset() {
+        if (blocks_.size() > 1) {
+            size_t total = 0;
+            for (const Block& block : blocks_) total += block.size;
+            free_all();
+            add_block(total);
+        }
+        used_ = 0;
+    }
+
+    // Room for `count` values, aligned to 64 bytes, not initialised.
+    template <class T>
+    T* take(size_t count) {
+        const size_t size = (count * sizeof(T) + 63) / 64 * 64;
+        if (blocks_.empty() || used_ + size > blocks_.back().size) {
+            add_block(size > SMALLEST ? size : SMALLEST);
+            used_ = 0;
+        }
+        T* piece = reinterpret_cast<T*>(blocks_.back().data + used_);
+        used_ += size;
+        return piece;
+    }
+
+  private:
+    static constexpr size_t SMALLEST = size_t(1) << 20;
+    struct Block {
+        uint8_t* data;
+        size_t size;
+    };
+
+    void add_block(size_t size) {
+        void* data = std::aligned_alloc(64, (size + 63) / 64 * 64);
+        if (!data) throw std::bad_alloc();
+        blocks_.push_back({static_cast<uint8_t*>(data), size});
+    }
+    void free_all() {
+        for (const Block& block : blocks_) std::free(block.data);
+        blocks_.clear();
+    }
+
+    std::vector<Block> blocks_;
+    size_t used_ = 0; // of the last block
+};
+
+} // namespace qw
