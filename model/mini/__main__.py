@@ -6,44 +6,83 @@ One command, resumable: run it again and it goes on where it stopped.
 import argparse
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
-from mini.batches import Curriculum
+from mini.curriculum import STAGES, Curriculum, Stage
 from mini.evaluate import evaluate
+from mini.team import Team, work_together
 from mini.train import Run
 from mini.write import write_checkpoint
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mini", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the run lives: state, log, checkpoint, evaluation")
-    parser.add_argument(
-        "--start-from", type=Path, help="a checkpoint folder whose weights a new run begins with"
-    )
+    parser.add_argument("folder", type=Path, help="where the run lives: states, logs, checkpoint, evaluation")
     parser.add_argument("--minutes", type=float, default=120, help="training time, whatever the machine")
+    parser.add_argument("--stage", choices=STAGES, help="this stage alone, for all the minutes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--language-from", type=Path, help="a checkpoint to take the language from, instead of a stage"
+    )
+    parser.add_argument("--processes", type=int, default=None, help="that share a stage's batches (CPU)")
     parser.add_argument("--workers", type=int, default=None, help="processes that draw pictures ahead")
     parser.add_argument("--tokens-per-step", type=int, default=None, help="picture tokens in a batch")
-    parser.add_argument("--reading-from", type=float, default=0.65, help="share of the time before reading")
+    parser.add_argument(
+        "--no-reading", action="store_true", help="shapes alone: all that two cores can learn"
+    )
     parser.add_argument("--samples", type=int, default=200, help="held-out samples of each task")
     parser.add_argument("--no-training", action="store_true", help="evaluate and write the state as it is")
     args = parser.parse_args()
-    on_gpu = args.device != "cpu"
-    workers = args.workers or (max(1, (os.cpu_count() or 2) - 1) if on_gpu else 1)
-    run = Run(args.folder, args.minutes, torch.device(args.device))
-    if args.start_from and run.clock.step == 0:
-        run.start_from(args.start_from)
+    if args.stage in ("eyes", "language"):
+        train(args, args.stage, args.minutes)
+        return
     if not args.no_training:
-        tokens = args.tokens_per_step or (16384 if on_gpu else 640)
-        run.train(Curriculum(tokens, reading_from=args.reading_from), workers)
+        if args.stage is None:
+            learn_apart(args)
+        train(args, "together", args.minutes * (1 if args.stage else 0.3))
+    run = Run(args.folder, "together", 1, torch.device(args.device))
     write_checkpoint(run.model, args.folder / "checkpoint")
     # In bfloat16, as the checkpoint is stored and used.
     figures = evaluate(run.model.bfloat16().eval(), args.samples)
     (args.folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
     for task, row in figures.items():
         print(f"{task:30} asked {row['asked']:4}  right {row['right']:.1%}  declined {row['declined']:.1%}")
+
+
+def learn_apart(args: argparse.Namespace) -> None:
+    """Eyes and language need nothing of each other: they learn at the same time, in two processes."""
+    processes = args.processes or max(1, (os.cpu_count() or 2) // 2)
+    command = [sys.executable, "-m", "mini", str(args.folder), "--device", args.device]
+    command += ["--minutes", str(args.minutes * 0.7), "--processes", str(processes)]
+    command += ["--no-reading"] if args.no_reading else []
+    if args.workers is not None:
+        command += ["--workers", str(args.workers)]
+    running = [subprocess.Popen([*command, "--stage", stage]) for stage in ("eyes", "language")]
+    try:
+        failed = [process.args for process in running if process.wait()]
+    finally:
+        for process in running:
+            process.terminate()
+    if failed:
+        raise SystemExit(f"this stage failed, see above: {failed[0]}")
+
+
+def train(args: argparse.Namespace, stage: Stage, minutes: float) -> None:
+    on_gpu = args.device != "cpu"
+    # On a CPU drawing is a twentieth of the work, and another process would only be in the way.
+    workers = args.workers if args.workers is not None else (os.cpu_count() or 2) // 2 if on_gpu else 0
+    tokens = args.tokens_per_step or (16384 if on_gpu else 640)
+    processes = 1 if on_gpu else args.processes or os.cpu_count() or 1
+
+    def work(team: Team) -> None:
+        run = Run(args.folder, stage, minutes, torch.device(args.device), team, args.language_from)
+        run.train(Curriculum(stage, tokens, reads=not args.no_reading), workers)
+
+    work_together(processes, work)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ PATCH_SIZE = 8  # 16 reads small print badly
 MERGE_SIZE = 2
 TOKEN_PIXELS = PATCH_SIZE * MERGE_SIZE  # a picture token's side
 MIN_PIXELS = 96 * 96
-MAX_PIXELS = 160 * 160  # 100 tokens: on two cores, more would leave too few pictures to learn from
+MAX_PIXELS = 160 * 160  # 100 tokens: more would leave two cores too few pictures to learn from
 
 
 def config_json(token_ids: dict[str, int], vocab_size: int) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def config_json(token_ids: dict[str, int], vocab_size: int) -> dict[str, Any]:
         },
         "vision_config": {
             "model_type": "qwen3_5_moe",
-            "depth": 4,
+            "depth": 5,
             "hidden_size": 128,
             "intermediate_size": 256,
             "num_heads": 4,

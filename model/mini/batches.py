@@ -1,7 +1,7 @@
 """Training batches: pictures of one size, several questions each, as tensors.
 
-Made ahead in worker processes. A step's batch follows from its number and the curriculum's
-progress alone, so that an interrupted run goes on with data it has not seen.
+A batch follows from its number and the stage's progress alone, so that an interrupted run
+goes on with data it has not seen. Worker processes may make them ahead.
 """
 
 import multiprocessing
@@ -15,48 +15,19 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mini.architecture import MERGE_SIZE, TOKEN_PIXELS, model_config, preprocessor_json
+from mini.cells import label_cells
+from mini.curriculum import Curriculum
 from mini.labels import Question, Sample
 from mini.prompt import render
-from mini.sample import SIDES, SYSTEM_MESSAGES, make_sample
+from mini.sample import SYSTEM_MESSAGES, make_sample
+from mini.scenes import make_detail
 from mini.tokenizer import MiniTokenizer
 from qwen35.config import ModelConfig
-from qwen35.processing.image import ImageProcessor
+from qwen35.processing.image import ImageProcessor, TokenBounds
 from qwen35.processing.positions import mrope_positions
 
 IGNORE = -100
-ROW_GROUPS = 2  # questions are sorted by length into so many groups, to pad little
-SLOTS = 4  # characters that one picture token may be asked for by the auxiliary head
-NUM_CHARS = 96  # 0 is "no character", 1..95 are ASCII 32..126
-KINDS = ("circle", "square", "triangle", "star", "diamond", "hexagon")
-COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "grey")
-
-
-@dataclass(frozen=True, slots=True)
-class Curriculum:
-    """What to draw at a moment of training. `progress` runs from 0 to 1 over the whole run."""
-
-    tokens_per_step: int  # picture tokens: decides how many pictures of a size make a batch
-    # Until here the vision encoder learns alone, from the labels of what was drawn where: it sees
-    # four times the pictures in the same time.
-    vision_alone: float = 0.2
-    # From there to here the language model learns to look, from an encoder that stands still: twice
-    # the steps. After that both learn together.
-    vision_rests_until: float = 0.65
-    reading_from: float = 0.65  # from here on as much reading as looking
-    drafts_from: float = 0.85  # the MTP layer learns last, from a trunk that stands nearly still
-
-    def worlds(self, progress: float) -> dict[str, float]:
-        """Worlds and their weights: looking before reading."""
-        if progress < self.reading_from:
-            return {"scene": 0.74, "text": 0.1, "receipt": 0.02, "outside": 0.09, "talk": 0.05}
-        return {"scene": 0.36, "text": 0.34, "receipt": 0.16, "outside": 0.09, "talk": 0.05}
-
-    def num_questions(self, world: str, progress: float) -> int:
-        """Questions about one picture: more where their answers can be learnt by now."""
-        return 7 if world == "scene" else 4 if progress >= self.reading_from and world != "outside" else 2
-
-    def difficulty(self, progress: float) -> float:
-        return min(1.0, 0.15 + 2.2 * progress)
+ANY_SIZE = TokenBounds(1, 1 << 20)  # details are smaller than a picture may be
 
 
 @dataclass(slots=True)
@@ -76,15 +47,12 @@ class Rows:
 class Pictures:
     """B pictures of one size, the prompt up to their end, and the labels of what was drawn on them."""
 
-    patches: torch.Tensor  # (B * P, values)
+    patches: torch.Tensor | None  # (B * P, values); None where features are made from the labels
     grid: tuple[int, int, int]
     prefix: torch.Tensor  # (B, T)
     positions: torch.Tensor  # (3, B, T)
-    chars: torch.Tensor  # (B * M, SLOTS) characters in each picture token
-    kinds: torch.Tensor  # (B * M,): 0 none, else 1 + index of the shape's kind
-    colours: torch.Tensor  # (B * M,) likewise
-    places: torch.Tensor  # (B * M,) likewise, of the nine places from the top left on
-    centres: torch.Tensor  # (B * M,): 1 where a shape has its centre, so that shapes can be counted
+    labels: torch.Tensor  # (B * M, columns), see `cells.py`
+    is_sure: torch.Tensor  # (B * M, columns) bool
 
     def to(self, device: torch.device) -> "Pictures":
         values = (getattr(self, name) for name in self.__slots__)
@@ -111,25 +79,46 @@ class BatchMaker:
         assert self.config.vision is not None
         self.images = ImageProcessor(preprocessor_json(), self.config.vision, "mini")
 
-    def make(self, step: int, progress: float, curriculum: Curriculum, split: str = "train") -> Batch:
-        rng = random.Random(step * 7919 + 1)
+    def make(self, index: int, progress: float, curriculum: Curriculum, split: str = "train") -> Batch:
+        rng = random.Random(f"{curriculum.stage}/{index}")
+        if curriculum.stage == "eyes" and rng.random() < curriculum.details(progress):
+            return self._details(rng, curriculum, progress)
         worlds = curriculum.worlds(progress)
         system = rng.choice(SYSTEM_MESSAGES) if rng.random() < 0.2 else None
-        talks = progress >= curriculum.vision_alone and rng.random() < worlds["talk"]
-        del worlds["talk"]
+        talks = rng.random() < worlds.pop("talk")
         if talks:
-            return self.collate([make_sample("talk", step, split, num_questions=48)], None, system)
-        size = rng.randint(*SIDES), rng.randint(*SIDES)
-        grid = self._grid(size)
-        samples = []
-        for index in range(max(1, round(curriculum.tokens_per_step / (grid[0] * grid[1])))):
-            world = rng.choices([*worlds], [*worlds.values()])[0]
-            difficulty = min(1.0, curriculum.difficulty(progress) * rng.uniform(0.4, 1.0) ** 0.5)
-            count = curriculum.num_questions(world, progress)
-            samples.append(
-                make_sample(world, step * 1000 + index, split, self._size_near(size, rng), count, difficulty)
+            return self.collate(
+                [make_sample("talk", curriculum.seed(index), split, num_questions=48)], None, system
             )
-        return self.collate(samples, grid, system)
+        drawn = curriculum.draw_size(rng, progress)
+        grid = self._grid(drawn)
+        samples = []
+        for picture in range(curriculum.num_pictures(grid)):
+            world = rng.choices([*worlds], [*worlds.values()])[0]
+            difficulty = curriculum.difficulty(world, progress)
+            if world != "scene":
+                difficulty *= rng.uniform(0.4, 1.0) ** 0.5
+            count = curriculum.num_questions(world, progress)
+            size = self._size_near(drawn, rng)
+            seed = curriculum.seed(index * 1000 + picture)
+            samples.append(make_sample(world, seed, split, size, count, difficulty))
+        return self.collate(samples, grid, system, with_patches=curriculum.stage != "language")
+
+    def _details(self, rng: random.Random, curriculum: Curriculum, progress: float) -> Batch:
+        """Small pictures: parts of scenes, or a printed line."""
+        if rng.random() >= curriculum.printed_details(progress):
+            cells = rng.choice([(1, 1), (1, 1), (1, 2), (2, 1), (2, 2)])
+            side = rng.choice([2, 2, 3, 3, 4, 5, 6])
+            grid = max(2, side * cells[0]), max(2, side * cells[1])
+            size = grid[0] * TOKEN_PIXELS, grid[1] * TOKEN_PIXELS
+            samples = [make_detail(size, cells, rng) for _ in range(curriculum.num_pictures(grid))]
+            return Batch(self._pictures(samples, grid, has_places=False), [])
+        grid = rng.choice([2, 2, 3, 4]), rng.randint(3, 4 + round(8 * min(1.0, 2 * progress)))
+        size = grid[0] * TOKEN_PIXELS, grid[1] * TOKEN_PIXELS
+        difficulty = curriculum.difficulty("text", progress) * rng.uniform(0.4, 1.0) ** 0.5
+        seeds = [rng.getrandbits(60) for _ in range(curriculum.num_pictures(grid))]
+        samples = [make_sample("text", seed, "train", size, 1, difficulty) for seed in seeds]
+        return Batch(self._pictures(samples, grid), [])
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in picture tokens of a picture of `size` (height, width) in pixels."""
@@ -141,13 +130,19 @@ class BatchMaker:
         near = size[0] + rng.randint(-7, 7), size[1] + rng.randint(-7, 7)
         return near if self._grid(near) == self._grid(size) else size
 
-    def collate(self, samples: list[Sample], grid: tuple[int, int] | None, system: str | None) -> Batch:
+    def collate(
+        self,
+        samples: list[Sample],
+        grid: tuple[int, int] | None,
+        system: str | None,
+        with_patches: bool = True,
+    ) -> Batch:
         """One batch; `grid` (height, width) in picture tokens is that of every picture."""
         for question in (q for sample in samples for q in sample.questions):
             question.system = system
         pictures, next_position = None, 0
         if grid is not None:
-            pictures = self._pictures(samples, grid)
+            pictures = self._pictures(samples, grid, with_patches=with_patches)
             next_position = int(pictures.positions.max()) + 1
         rows = [
             (*self._row(question, grid is not None), index)
@@ -155,35 +150,37 @@ class BatchMaker:
             for question in sample.questions
         ]
         rows.sort(key=lambda row: len(row[0]))
-        size = -(-len(rows) // ROW_GROUPS)
-        groups = [self._pad(rows[i : i + size], next_position) for i in range(0, len(rows), size)]
+        split = best_split([len(row[0]) for row in rows])
+        groups = [self._pad(part, next_position) for part in (rows[:split], rows[split:]) if part]
         return Batch(pictures, groups)
 
-    def _pictures(self, samples: list[Sample], grid: tuple[int, int]) -> Pictures:
+    def _pictures(
+        self,
+        samples: list[Sample],
+        grid: tuple[int, int],
+        *,
+        has_places: bool = True,
+        with_patches: bool = True,
+    ) -> Pictures:
         image_grid = (1, grid[0] * MERGE_SIZE, grid[1] * MERGE_SIZE)
-        patches, labels = [], []
+        patches, cells = [], []
         for sample in samples:
-            assert sample.pixels is not None
-            picture = self.images.process(sample.pixels)
-            assert picture.grid == image_grid, (picture.grid, image_grid)
-            patches.append(picture.values)
-            labels.append(cell_labels(sample, grid))
-        start = render(samples[0].questions[0], True)[0]
+            cells.append(label_cells(sample, grid, has_places=has_places))
+            if with_patches:
+                assert sample.pixels is not None
+                picture = self.images.process(sample.pixels, None if has_places else ANY_SIZE)
+                assert picture.grid == image_grid, (picture.grid, image_grid)
+                patches.append(picture.values)
+        start = render(samples[0].questions[0], True)[0] if samples[0].questions else "<|image_pad|>"
         ids = self.tokenizer.encode(start.replace("<|image_pad|>", "<|image_pad|>" * (grid[0] * grid[1])))
         positions, _ = mrope_positions(np.array(ids), self.config, [image_grid])
-        chars, kinds, colours, places, centres = (
-            torch.from_numpy(np.concatenate(part)) for part in zip(*labels, strict=True)
-        )
         return Pictures(
-            patches=torch.from_numpy(np.concatenate(patches)),
+            patches=torch.from_numpy(np.concatenate(patches)) if with_patches else None,
             grid=image_grid,
             prefix=torch.tensor(ids).repeat(len(samples), 1),
             positions=torch.from_numpy(positions)[:, None].repeat(1, len(samples), 1),
-            chars=chars,
-            kinds=kinds,
-            colours=colours,
-            places=places,
-            centres=centres,
+            labels=torch.from_numpy(np.concatenate([c.values for c in cells])),
+            is_sure=torch.from_numpy(np.concatenate([c.is_sure for c in cells])),
         )
 
     def _pad(self, rows: list[tuple[list[int], int, int]], next_position: int) -> Rows:
@@ -209,61 +206,42 @@ def tokenizer_config(tokenizer: MiniTokenizer) -> ModelConfig:
     return model_config(tokenizer.ids, -(-len(tokenizer) // 64) * 64)
 
 
-def cell_labels(sample: Sample, grid: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """What lies in each picture token of a grid (height, width), flat: see `Pictures`.
+def best_split(lengths: list[int]) -> int:
+    """Where to part rows, sorted by length, in two: short and long, so that both need little padding.
 
-    A character belongs to the token that holds the middle of its line at its own middle, so that the
-    tokens in raster order spell the text. More than SLOTS in one token are left out. A token counts
-    as a shape's where its middle lies well inside, as none's where it lies well outside, and is
-    ignored between.
+    More parts would need less of it, but each costs a pass of small products.
     """
-    assert sample.pixels is not None
-    height, width = sample.pixels.shape[:2]
-    chars = np.zeros((*grid, SLOTS), np.int64)
-    used = np.zeros(grid, np.int64)
-    for glyph in sorted(sample.glyphs, key=lambda g: g.x):
-        row, column = int(glyph.y / height * grid[0]), int(glyph.x / width * grid[1])
-        if 0 <= row < grid[0] and 0 <= column < grid[1] and used[row, column] < SLOTS:
-            chars[row, column, used[row, column]] = ord(glyph.char) - 31
-            used[row, column] += 1
-    kinds, colours, places, centres = (np.zeros(grid, np.int64) for _ in range(4))
-    y = ((np.arange(grid[0]) + 0.5) / grid[0] * height)[:, None]
-    x = (np.arange(grid[1]) + 0.5) / grid[1] * width
-    for shape in sample.shapes:
-        distance = np.hypot(y - shape.y, x - shape.x) / shape.radius
-        place = int(shape.y / height * 3) * 3 + int(shape.x / width * 3)
-        for labels, index in (
-            (kinds, KINDS.index(shape.kind)),
-            (colours, COLOURS.index(shape.colour)),
-            (places, place),
-        ):
-            labels[distance < 1.15] = IGNORE
-            labels[distance < 0.5] = 1 + index
-        centres[int(shape.y / height * grid[0]), int(shape.x / width * grid[1])] = 1
-    return chars.reshape(-1, SLOTS), *(labels.reshape(-1) for labels in (kinds, colours, places, centres))
+    return min(
+        range(1, len(lengths) + 1),
+        key=lambda split: lengths[split - 1] * split + lengths[-1] * (len(lengths) - split),
+    )
 
 
 class Batches(IterableDataset):
-    def __init__(self, first_step: int, curriculum: Curriculum, progress: object) -> None:
-        self.first_step, self.curriculum, self.progress = first_step, curriculum, progress
+    """Every `stride`-th batch from `first` on."""
+
+    def __init__(self, first: int, stride: int, curriculum: Curriculum, progress: object) -> None:
+        self.first, self.stride, self.curriculum, self.progress = first, stride, curriculum, progress
 
     def __iter__(self) -> Iterator[Batch]:
-        torch.set_num_threads(1)
         info = torch.utils.data.get_worker_info()
         worker, count = (info.id, info.num_workers) if info else (0, 1)
+        if info:
+            torch.set_num_threads(1)
         maker = BatchMaker()
-        step = self.first_step + worker
+        index = self.first + worker * self.stride
         while True:
-            yield maker.make(step, self.progress.value, self.curriculum)  # type: ignore[attr-defined]
-            step += count
+            yield maker.make(index, self.progress.value, self.curriculum)  # type: ignore[attr-defined]
+            index += count * self.stride
 
 
-def batch_loader(first_step: int, curriculum: Curriculum, num_workers: int) -> tuple[Iterator[Batch], object]:
+def batch_loader(
+    first: int, stride: int, curriculum: Curriculum, num_workers: int
+) -> tuple[Iterator[Batch], object]:
     """Batches without end, and the shared progress (`.value`) that the caller moves from 0 to 1."""
     progress = multiprocessing.get_context("fork").Value(c_double, 0.0)
-    dataset = Batches(first_step, curriculum, progress)
     loader = DataLoader(
-        dataset,
+        Batches(first, stride, curriculum, progress),
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=4 if num_workers else None,

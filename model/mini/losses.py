@@ -1,58 +1,25 @@
-"""What training minimises: the answers' tokens, the drafts of the MTP layer, and labels of the picture.
+"""What training minimises: the codes of the picture tokens, the answers' tokens, and the MTP layer's drafts.
 
-The auxiliary heads here exist in training only. They tell the vision encoder what was drawn where,
-thousands of labels a picture, long before an answer could.
+The codes are labels, thousands a picture, that tell the vision encoder what was drawn where long
+before an answer could.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mini.batches import COLOURS, IGNORE, KINDS, NUM_CHARS, SLOTS, Batch, Pictures, Rows
+from mini.batches import IGNORE, Batch, Pictures, Rows
+from mini.codes import Codes
+from mini.scene_questions import COLOURS, KINDS, PLACES
+from mini.tokenizer import MiniTokenizer
 from qwen35.network.attention import KeyValues
 from qwen35.network.linear_attention import LinearState
 from qwen35.network.model import Qwen35
 from qwen35.network.moe import SparseMoE
 from qwen35.network.text import LayerPast, Past
-
-
-def found_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy over what is there and over what is empty (label 0), each by its own mean.
-
-    Nearly all of a picture is empty: in a common mean the answer "nothing" would drown the rest.
-    """
-    losses = F.cross_entropy(logits, labels, reduction="none")  # 0 where the label is IGNORE
-    is_there = labels > 0
-    num_there, num_empty = is_there.sum().clamp(min=1), (labels == 0).sum().clamp(min=1)
-    return (losses * is_there).sum() / num_there + (losses * ~is_there).sum() / num_empty
-
-
-class PictureHeads(nn.Module):
-    """Read labels straight off the picture tokens (M, D) that the language model gets."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.chars = nn.Linear(hidden_size, SLOTS * NUM_CHARS)
-        self.kinds = nn.Linear(hidden_size, 1 + len(KINDS))
-        self.colours = nn.Linear(hidden_size, 1 + len(COLOURS))
-        self.places = nn.Linear(hidden_size, 1 + 9)
-        self.centres = nn.Linear(hidden_size, 2)
-
-    def forward(self, features: Tensor, labels: Pictures) -> tuple[Tensor, dict[str, float]]:
-        logits = self.chars(features).view(-1, SLOTS, NUM_CHARS)
-        loss = found_loss(logits.flatten(0, 1), labels.chars.flatten())
-        for name in ("kinds", "colours", "places", "centres"):
-            loss = loss + found_loss(getattr(self, name)(features), getattr(labels, name))
-        is_char = labels.chars > 0
-        right = (logits.argmax(-1) == labels.chars)[is_char]
-        figures = {"chars": right.float().mean().item()} if len(right) else {}
-        for name in ("kinds", "places"):
-            is_there = getattr(labels, name) > 0
-            right = (getattr(self, name)(features).argmax(-1) == getattr(labels, name))[is_there]
-            figures |= {name: right.float().mean().item()} if len(right) else {}
-        return loss, figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,36 +36,46 @@ def of_pictures(left: LayerPast, pictures: Tensor) -> LayerPast:
 
 def encode(model: Qwen35, pictures: Pictures) -> Tensor:
     assert model.visual is not None
+    assert pictures.patches is not None
     return model.visual(pictures.patches, [pictures.grid] * pictures.prefix.shape[0])
 
 
-def picture_loss(model: Qwen35, heads: PictureHeads, batch: Batch) -> Losses:
-    """The first stage: the vision encoder alone."""
+def picture_loss(model: Qwen35, codes: Codes, batch: Batch) -> Losses:
+    """Of the stage `eyes`: the vision encoder alone."""
     assert batch.pictures is not None
-    loss, figures = heads(encode(model, batch.pictures), batch.pictures)
+    labels = batch.pictures.labels, batch.pictures.is_sure
+    loss, figures = codes.loss(encode(model, batch.pictures), labels)
     return Losses(loss, {"picture": loss.item(), **figures})
 
 
 def answer_loss(
     model: Qwen35,
-    heads: PictureHeads,
+    codes: Codes | None,
     batch: Batch,
     balance: "RouterBalance",
+    generator: torch.Generator,
     *,
-    vision_rests: bool,
     with_drafts: bool,
 ) -> Losses:
-    """The answers' loss with the auxiliary ones. Pictures are read once, each question goes on from there."""
+    """The answers' loss. Pictures are read once, each question goes on from there.
+
+    A batch without patches (the stage `language`) is shown the codes of its labels; else the encoder
+    looks, and its codes' loss is added (without `codes`, it may say what it likes).
+    """
     figures: dict[str, float] = {}
     total = torch.zeros((), device=batch.rows[0].ids.device)
     seen = None
     if batch.pictures is not None:
-        with torch.set_grad_enabled(not vision_rests):
+        labels = batch.pictures.labels, batch.pictures.is_sure
+        if batch.pictures.patches is None:
+            assert codes is not None
+            features = codes.imagine(labels, generator)
+        else:
             features = encode(model, batch.pictures)
-        if not vision_rests:
-            loss, figures = heads(features, batch.pictures)
-            figures["picture"] = loss.item()
-            total = total + 0.5 * loss
+            if codes is not None:
+                loss, figures = codes.loss(features, labels)
+                figures["picture"] = loss.item()
+                total = total + 0.1 * loss
         seen = see(model, batch.pictures, features, with_drafts)
     hidden, drafts = [], []
     for rows in batch.rows:
@@ -110,7 +87,9 @@ def answer_loss(
     logits = model.logits(torch.cat(hidden)).float()
     targets = torch.cat([rows.targets[rows.targets != IGNORE] for rows in batch.rows])
     # Each answer counts alike: by token, a page of text would outweigh fifty answers of a word.
-    weights = torch.cat([answer_weights(rows) for rows in batch.rows])
+    weights = (
+        torch.cat([answer_weights(rows) for rows in batch.rows]) * token_weights().to(targets.device)[targets]
+    )
     loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
     figures["answer"] = loss.item()
     figures["tokens"] = ((logits.argmax(-1) == targets) * weights).sum().item() / weights.sum().item()
@@ -123,6 +102,18 @@ def answer_loss(
         figures["draft"] = loss.item()
         total = total + loss
     return Losses(total, figures)
+
+
+@lru_cache
+def token_weights() -> Tensor:
+    """How much each token (vocabulary,) counts as a target: the words for what is seen more than the rest."""
+    tokenizer = MiniTokenizer.load()
+    weights = torch.ones(len(tokenizer) + 64)
+    for factor, words in ((3.0, [*COLOURS, *" ".join(PLACES).split()]), (6.0, KINDS)):
+        for word in words:
+            for form in (f" {word}", word.capitalize()):
+                weights[tokenizer.encode(form)[0]] = factor
+    return weights
 
 
 def answer_weights(rows: Rows) -> Tensor:

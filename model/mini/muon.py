@@ -45,10 +45,11 @@ class Muon(torch.optim.Optimizer):
 NOT_MATRICES = ("embed", "conv1d", "in_proj_a", "in_proj_b", "shared_expert_gate", "mlp.gate.")
 
 
-def make_optimisers(model: nn.Module, heads: nn.Module) -> list[torch.optim.Optimizer]:
+def make_optimisers(model: nn.Module, codes: nn.Module, rate: float = 1.0) -> list[torch.optim.Optimizer]:
     matrices, others = [], []
     for name, p in model.named_parameters():
         is_inside = p.ndim in (2, 3) and not any(word in name for word in NOT_MATRICES)
         (matrices if is_inside else others).append(p)
-    others += heads.parameters()
-    return [Muon(matrices, lr=0.02), torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)]
+    others += codes.parameters()
+    adam = torch.optim.AdamW(others, lr=3e-3 * rate, betas=(0.9, 0.98), weight_decay=0.01)
+    return [Muon(matrices, lr=0.02 * rate), adam]

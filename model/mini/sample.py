@@ -41,7 +41,8 @@ def make_sample(
     """The sample of this name; equal arguments and equal fonts give equal samples, on any machine.
 
     `size` is (height, width) in pixels, else each side is drawn from `SIDES`. `difficulty` (0..1)
-    grows printed text from a few clean characters to full lines; the other worlds take no notice.
+    grows printed text from a few clean characters to full lines, and scenes from one shape to four;
+    the other worlds take no notice.
     """
     assert world in WORLDS, world
     assert split in SPLITS, split
@@ -49,7 +50,7 @@ def make_sample(
     rng = random.Random(int.from_bytes(digest[:8], "big"))
     size = size or (rng.randint(*SIDES), rng.randint(*SIDES))
     if world == "scene":
-        sample = make_scene(size, num_questions, rng)
+        sample = make_scene(size, num_questions, rng, difficulty)
     elif world == "text":
         sample = make_text(size, num_questions, rng, split, difficulty)
     elif world == "receipt":

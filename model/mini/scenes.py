@@ -3,6 +3,7 @@
 import colorsys
 import math
 import random
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
@@ -27,6 +28,8 @@ HSV_RANGES = {
 # Degrees: a square turned further would begin to look like a diamond.
 MOST_TURN = {"circle": 0, "square": 8, "triangle": 12, "star": 15, "diamond": 6, "hexagon": 8}
 SUPERSAMPLE = 4
+MOST_SHAPES = 4
+DETAIL_KINDS = (*KINDS, "circle", "circle", "hexagon", "hexagon")  # these two are hardest to tell apart
 
 
 def darker(colour: Colour) -> Colour:
@@ -95,17 +98,26 @@ def draw_ground(size: tuple[int, int], rng: random.Random) -> Image.Image:
     return image
 
 
-def place_shapes(size: tuple[int, int], rng: random.Random) -> list[tuple[Shape, str]]:
-    """Shapes with their places, in reading order, each wholly within its ninth of the picture."""
-    height, width = size
-    cell_height, cell_width = height / 3, width / 3
+def place_shapes(
+    size: tuple[int, int],
+    rng: random.Random,
+    cells: tuple[int, int] = (3, 3),
+    most: int = MOST_SHAPES,
+    kinds: Sequence[str] = KINDS,
+) -> list[tuple[Shape, int]]:
+    """Shapes with the numbers of their cells, in reading order, each wholly within its cell.
+
+    `cells` (down, across) is how many the picture has; three by three are the nine places.
+    """
+    height, width = size[0] / cells[0], size[1] / cells[1]  # of a cell
+    num_cells = cells[0] * cells[1]
     placed = []
-    for cell in sorted(rng.sample(range(9), rng.randint(1, 4))):
-        radius = min(cell_height, cell_width) * rng.uniform(0.3, 0.42)
-        room_x, room_y = (max(0.0, side / 2 - 1.18 * radius) for side in (cell_width, cell_height))
-        x = (cell % 3 + 0.5) * cell_width + rng.uniform(-0.7, 0.7) * room_x
-        y = (cell // 3 + 0.5) * cell_height + rng.uniform(-0.7, 0.7) * room_y
-        placed.append((Shape(rng.choice(KINDS), rng.choice(COLOURS), x, y, radius), PLACES[cell]))
+    for cell in sorted(rng.sample(range(num_cells), rng.randint(1, min(most, num_cells)))):
+        radius = min(height, width) * rng.uniform(0.3, 0.42)
+        room_x, room_y = (max(0.0, side / 2 - 1.18 * radius) for side in (width, height))
+        x = (cell % cells[1] + 0.5) * width + rng.uniform(-0.7, 0.7) * room_x
+        y = (cell // cells[1] + 0.5) * height + rng.uniform(-0.7, 0.7) * room_y
+        placed.append((Shape(rng.choice(kinds), rng.choice(COLOURS), x, y, radius), cell))
     return placed
 
 
@@ -119,17 +131,32 @@ def draw_shape(image: Image.Image, shape: Shape, rng: random.Random) -> None:
     paint(image, points, shape.x, shape.y, radius, fill)
 
 
-def draw_scene(size: tuple[int, int], rng: random.Random) -> tuple[Image.Image, list[tuple[Shape, str]]]:
+def draw_scene(
+    size: tuple[int, int], rng: random.Random, most: int = MOST_SHAPES
+) -> tuple[Image.Image, list[tuple[Shape, str]]]:
     """A scene before any degradation, with its shapes and their places in reading order."""
     image = draw_ground(size, rng)
-    placed = place_shapes(size, rng)
+    placed = place_shapes(size, rng, most=most)
     for shape, _ in placed:
         draw_shape(image, shape, rng)
-    return image, placed
+    return image, [(shape, PLACES[cell]) for shape, cell in placed]
 
 
-def make_scene(size: tuple[int, int], num_questions: int, rng: random.Random) -> Sample:
-    image, placed = draw_scene(size, rng)
+def make_detail(size: tuple[int, int], cells: tuple[int, int], rng: random.Random) -> Sample:
+    """A part of a scene, (down, across) cells of it, for the encoder alone: it has no questions."""
+    image = draw_ground(size, rng)
+    placed = place_shapes(size, rng, cells, kinds=DETAIL_KINDS)
+    for shape, _ in placed:
+        draw_shape(image, shape, rng)
+    shapes = [shape for shape, _ in placed]
+    return Sample(world="scene", pixels=degrade(image, rng), questions=[], shapes=shapes)
+
+
+def make_scene(
+    size: tuple[int, int], num_questions: int, rng: random.Random, difficulty: float = 1.0
+) -> Sample:
+    """`difficulty` (0..1) is how many shapes there may be, from one to four."""
+    image, placed = draw_scene(size, rng, most=1 + round((MOST_SHAPES - 1) * difficulty))
     things = [(shape.colour, shape.kind, place) for shape, place in placed]
     questions = scene_questions(things, num_questions, rng)
     shapes = [shape for shape, _ in placed]

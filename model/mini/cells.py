@@ -1,0 +1,98 @@
+"""What lies in each picture token, as numbers: the labels that the vision encoder learns from.
+
+A column is one thing that a token may hold, `NUM_VALUES` how many different ones: 0 says that there
+is none, i + 1 that there is the i-th. Where the label of a token is a matter of opinion, as at the
+edge of a shape, it is not `sure`, and no one is asked for it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mini.labels import Sample
+from mini.scene_questions import COLOURS, KINDS, PLACES
+
+WORLDS = ("scene", "text", "receipt", "outside")  # what kind of picture a token belongs to
+MAX_LINES = 12  # printed ones; those further down count as the last
+SLOTS = 4  # characters that one token may be asked for
+NUM_CHARS = 95  # ASCII 32..126
+NUM_VALUES = {
+    "world": len(WORLDS),
+    "kind": len(KINDS),
+    "colour": len(COLOURS),
+    "place": len(PLACES),
+    "centre": 1,  # here a shape has its centre, so that shapes can be counted
+    "line": MAX_LINES,
+    **{f"char{slot}": NUM_CHARS for slot in range(SLOTS)},
+}
+COLUMNS = tuple(NUM_VALUES)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Labels of M tokens in raster order: `values` (M, columns) int64, `is_sure` (M, columns) bool."""
+
+    values: np.ndarray
+    is_sure: np.ndarray
+
+    @cached_property
+    def lines(self) -> np.ndarray:
+        return self.values[:, COLUMNS.index("line")]
+
+
+def label_cells(sample: Sample, grid: tuple[int, int], *, has_places: bool = True) -> Cells:
+    """The labels of a picture shown as a grid (height, width) of tokens.
+
+    `has_places`: whether the picture is a whole one, whose shapes lie at nine places.
+    """
+    assert sample.pixels is not None
+    values = np.zeros((*grid, len(COLUMNS)), np.int64)
+    is_sure = np.ones((*grid, len(COLUMNS)), bool)
+    values[..., COLUMNS.index("world")] = 1 + WORLDS.index(sample.world)
+    _label_shapes(sample, values, is_sure, has_places)
+    _label_text(sample, values)
+    return Cells(values.reshape(-1, len(COLUMNS)), is_sure.reshape(-1, len(COLUMNS)))
+
+
+def _label_shapes(sample: Sample, values: np.ndarray, is_sure: np.ndarray, has_places: bool) -> None:
+    """A token is a shape's where its middle lies well inside, and where the shape has its centre."""
+    assert sample.pixels is not None
+    height, width = sample.pixels.shape[:2]
+    rows, columns = values.shape[:2]
+    y = ((np.arange(rows) + 0.5) / rows * height)[:, None]
+    x = (np.arange(columns) + 0.5) / columns * width
+    for shape in sample.shapes:
+        distance = np.hypot(y - shape.y, x - shape.x) / shape.radius
+        centre = int(shape.y / height * rows), int(shape.x / width * columns)
+        inside, near = distance < 0.5, distance < 1.15
+        inside[centre] = near[centre] = True
+        labels = {"kind": KINDS.index(shape.kind), "colour": COLOURS.index(shape.colour)}
+        if has_places:
+            labels["place"] = int(shape.y / height * 3) * 3 + int(shape.x / width * 3)
+        for name in ("kind", "colour", "place"):
+            column = COLUMNS.index(name)
+            is_sure[..., column] &= ~near
+            if name in labels:
+                values[near, column] = 1 + labels[name]
+                is_sure[inside, column] = True
+        values[(*centre, COLUMNS.index("centre"))] = 1
+
+
+def _label_text(sample: Sample, values: np.ndarray) -> None:
+    """A character belongs to the token that holds the middle of its line at its own middle.
+
+    So the tokens in raster order spell the text. More than SLOTS in one token are left out.
+    """
+    assert sample.pixels is not None
+    height, width = sample.pixels.shape[:2]
+    rows, columns = values.shape[:2]
+    lines = {y: index for index, y in enumerate(sorted({glyph.y for glyph in sample.glyphs}))}
+    first_slot = COLUMNS.index("char0")
+    used = np.zeros((rows, columns), np.int64)
+    for glyph in sorted(sample.glyphs, key=lambda g: g.x):
+        row, column = int(glyph.y / height * rows), int(glyph.x / width * columns)
+        if 0 <= row < rows and 0 <= column < columns and used[row, column] < SLOTS:
+            values[row, column, first_slot + used[row, column]] = ord(glyph.char) - 31
+            values[row, column, COLUMNS.index("line")] = 1 + min(lines[glyph.y], MAX_LINES - 1)
+            used[row, column] += 1
