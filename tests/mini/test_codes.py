@@ -81,7 +81,7 @@ def test_codes_of_different_things_do_not_meet(codes: Codes) -> None:
     products = codes.table @ codes.table.T - torch.eye(len(codes.table))
     plain = sum(count for name, count in NUM_VALUES.items() if not name.startswith("char"))
     assert products[:plain].abs().max() < 1e-5
-    assert products.abs().max() < 0.6
+    assert products.abs().max() < 0.9  # a character is much the same in every slot
 
 
 def test_every_column_has_its_own_codes(codes: Codes) -> None:

@@ -81,6 +81,9 @@ def test_together_begins_with_the_eyes_of_one_and_the_language_of_the_other(tmp_
 
 def test_drafts_cost_the_trunk_nothing(maker: BatchMaker, tmp_path: Path) -> None:
     run = run_of(tmp_path, "language")
+    with torch.no_grad():
+        for p in run.model.parameters():  # layers begin silent, and would pass no gradient on
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)), alpha=0.02)
     batch, gradients = batch_with_pictures(maker, "language"), []
     for with_drafts in (False, True):
         run.model.zero_grad()
