@@ -12,7 +12,8 @@ from qwen35.config import ARCHITECTURES
 from qwen35.errors import CheckpointError
 from qwencli.folders import Folders
 
-BUILT_IN = "mini"
+BUILT_IN = "mini"  # packed, to answer at once
+BUILT_IN_UNPACKED = "mini-bf16"  # the same in the official layout
 
 Origin = Literal["built-in", "data folder", "Hugging Face cache", "folder"]
 
@@ -24,8 +25,8 @@ class KnownModel:
     origin: Origin
 
 
-def built_in_folder() -> Path:
-    return Path(qwen35.builtin.__path__[0]) / BUILT_IN
+def built_in_folder(name: str = BUILT_IN) -> Path:
+    return Path(qwen35.builtin.__path__[0]) / name
 
 
 def hub_cache() -> Path:
@@ -92,8 +93,9 @@ def is_supported(model: KnownModel) -> bool:
 
 
 def _built_in() -> Iterator[KnownModel]:
-    if (built_in_folder() / "config.json").exists():
-        yield KnownModel(BUILT_IN, built_in_folder(), "built-in")
+    for name in (BUILT_IN, BUILT_IN_UNPACKED):
+        if (built_in_folder(name) / "config.json").exists():
+            yield KnownModel(name, built_in_folder(name), "built-in")
 
 
 def _in_data_folder(folders: Folders) -> Iterator[KnownModel]:

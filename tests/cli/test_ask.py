@@ -210,7 +210,7 @@ def test_verbose_adds_counts_and_timings(invoke: Invoke, model_folder: Path) -> 
 def test_the_built_in_model_is_introduced_once(
     invoke: Invoke, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwencli.known_models.built_in_folder", lambda: model_folder)
+    monkeypatch.setattr("qwencli.known_models.built_in_folder", lambda name="mini": model_folder)
     first, second = (json.loads(invoke("ask", "hello", "--max-tokens", 1, "--json").out) for _ in range(2))
     assert first["model"] == "mini"
     assert first["notes"][0].startswith("mini is a small built-in model")
@@ -221,5 +221,5 @@ def test_a_read_only_home_hinders_nothing(
     invoke: Invoke, model_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.write_text("a file where the folders should be")
-    monkeypatch.setattr("qwencli.known_models.built_in_folder", lambda: model_folder)
+    monkeypatch.setattr("qwencli.known_models.built_in_folder", lambda name="mini": model_folder)
     assert invoke("ask", "hello", "--max-tokens", 1).code == 7

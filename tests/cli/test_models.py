@@ -45,7 +45,7 @@ def test_models_are_found_in_the_data_folder_and_the_hub(
     cached = put_in_hub(hub, "Qwen/Qwen3.5-0.8B", model_folder)
     listed = json.loads(invoke("models", "ls", "--json").out)
     assert (listed["schema_version"], listed["error"]) == (1, None)
-    rows = {row["name"]: row for row in listed["models"] if row["name"] != "mini"}
+    rows = {row["name"]: row for row in listed["models"] if row["origin"] != "built-in"}
     assert rows["me/own"]["folder"] == str(own)
     assert rows["Qwen/Qwen3.5-0.8B"]["folder"] == str(cached)
     row = rows["me/own"]
@@ -151,6 +151,6 @@ def test_a_name_comes_once(home: Path, hub: Path, model_folder: Path) -> None:
 
 
 def test_without_the_built_in_model_its_place_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwencli.known_models.built_in_folder", lambda: home / "no-mini")
+    monkeypatch.setattr("qwencli.known_models.built_in_folder", lambda name="mini": home / "no-mini")
     with pytest.raises(CheckpointError, match="no-mini: the built-in model is missing"):
         find_model("mini", Folders.locate({"QWEN_HOME": str(home)}))

@@ -67,8 +67,8 @@ def test_pack_tells_a_program_all_of_it(invoke: Invoke, model_folder: Path) -> N
 
 
 def test_a_listed_model_keeps_its_name(invoke: Invoke, models: Path) -> None:
-    assert invoke("models", "pack", "mini", "--quant", "q8").code == 0
-    assert (models / "mini-q8" / MANIFEST).exists()
+    assert invoke("models", "pack", "mini-bf16", "--quant", "q8").code == 0
+    assert (models / "mini-bf16-q8" / MANIFEST).exists()
 
 
 def test_a_packed_model_is_listed_and_shown(invoke: Invoke, models: Path, model_folder: Path) -> None:

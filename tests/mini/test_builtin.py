@@ -16,8 +16,12 @@ from qwen35.engine.load import load_engine
 from qwen35.engine.request import Request
 from qwen35.events import Finished
 from qwen35.messages import ImagePart, Message, TextPart
+from qwen35.weights.pack_plan import plan_pack
+from qwen35.weights.packed import open_manifest
+from qwen35.weights.verify import verify
 
-FOLDER = Path(qwen35.builtin.__file__).parent / "mini"
+FOLDER = Path(qwen35.builtin.__file__).parent / "mini-bf16"
+PACKED = Path(qwen35.builtin.__file__).parent / "mini"
 HELD_OUT = Path(__file__).parent / "held_out"
 ITEMS = json.loads((HELD_OUT / "questions.json").read_text())
 MAX_SHIPPED_BYTES = 30e6
@@ -46,12 +50,27 @@ def share_right(engine: Engine, task: str) -> float:
 
 
 def test_it_is_small_enough_to_ship() -> None:
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < MAX_SHIPPED_BYTES
+    files = [path for folder in (FOLDER, PACKED) for path in folder.iterdir()]
+    assert sum(path.stat().st_size for path in files) < MAX_SHIPPED_BYTES
 
 
-# What this checkpoint reaches, less three standard errors of the sample: 39 % of the scenes, where 90 % is
-# the aim, and 94 % of what lies outside its world. It does not read yet. Training raises these bounds.
-@pytest.mark.parametrize(("task", "at_least"), [("scenes", 0.25), ("outside", 0.8)])
+def test_the_packed_one_is_this_one() -> None:
+    assert verify(PACKED).num_tensors
+    plan = plan_pack(FOLDER, "q8")
+    assert open_manifest(PACKED).source.identity == plan.source.identity
+
+
+def test_packed_it_answers_the_same(engine: Engine) -> None:
+    packed = load_engine(PACKED, device="cpu", num_threads=1)
+    # Of print it makes something up, and 8 bits make up something else.
+    learnt = [item for item in ITEMS if item["task"] in ("scenes", "outside")]
+    same = [ask(packed, item) == ask(engine, item) for item in learnt]
+    assert sum(same) >= 0.98 * len(same)
+
+
+# What this checkpoint reaches, less three standard errors of the sample: 68 % of the scenes, where 90 % is
+# the aim. It does not read yet. Training raises these bounds.
+@pytest.mark.parametrize(("task", "at_least"), [("scenes", 0.5), ("outside", 0.8)])
 def test_it_answers_held_out_questions(engine: Engine, task: str, at_least: float) -> None:
     assert share_right(engine, task) >= at_least
 
