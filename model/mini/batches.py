@@ -112,13 +112,13 @@ class BatchMaker:
             grid = max(2, side * cells[0]), max(2, side * cells[1])
             size = grid[0] * TOKEN_PIXELS, grid[1] * TOKEN_PIXELS
             samples = [make_detail(size, cells, rng) for _ in range(curriculum.num_pictures(grid))]
-            return Batch(self._pictures(samples, grid, has_places=False), [])
+            return Batch(self._pictures(samples, grid, is_detail=True), [])
         grid = rng.choice([2, 2, 3, 4]), rng.randint(3, 4 + round(8 * min(1.0, 2 * progress)))
         size = grid[0] * TOKEN_PIXELS, grid[1] * TOKEN_PIXELS
         difficulty = curriculum.difficulty("text", progress) * rng.uniform(0.4, 1.0) ** 0.5
         seeds = [rng.getrandbits(60) for _ in range(curriculum.num_pictures(grid))]
         samples = [make_sample("text", seed, "train", size, 1, difficulty) for seed in seeds]
-        return Batch(self._pictures(samples, grid), [])
+        return Batch(self._pictures(samples, grid, is_detail=True), [])
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in picture tokens of a picture of `size` (height, width) in pixels."""
@@ -159,16 +159,17 @@ class BatchMaker:
         samples: list[Sample],
         grid: tuple[int, int],
         *,
-        has_places: bool = True,
+        is_detail: bool = False,
         with_patches: bool = True,
     ) -> Pictures:
+        """`is_detail`: smaller than a picture may be, and no place in it is one of a whole picture's."""
         image_grid = (1, grid[0] * MERGE_SIZE, grid[1] * MERGE_SIZE)
         patches, cells = [], []
         for sample in samples:
-            cells.append(label_cells(sample, grid, has_places=has_places))
+            cells.append(label_cells(sample, grid, has_places=not is_detail))
             if with_patches:
                 assert sample.pixels is not None
-                picture = self.images.process(sample.pixels, None if has_places else ANY_SIZE)
+                picture = self.images.process(sample.pixels, ANY_SIZE if is_detail else None)
                 assert picture.grid == image_grid, (picture.grid, image_grid)
                 patches.append(picture.values)
         start = render(samples[0].questions[0], True)[0] if samples[0].questions else "<|image_pad|>"

@@ -6,7 +6,6 @@ edge of a shape, it is not `sure`, and no one is asked for it.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -29,16 +28,12 @@ NUM_VALUES = {
 COLUMNS = tuple(NUM_VALUES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cells:
     """Labels of M tokens in raster order: `values` (M, columns) int64, `is_sure` (M, columns) bool."""
 
     values: np.ndarray
     is_sure: np.ndarray
-
-    @cached_property
-    def lines(self) -> np.ndarray:
-        return self.values[:, COLUMNS.index("line")]
 
 
 def label_cells(sample: Sample, grid: tuple[int, int], *, has_places: bool = True) -> Cells:
