@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mini.curriculum import STAGES, Curriculum, Stage
-from mini.evaluate import evaluate
+from mini.evaluate import evaluate, table
 from mini.team import Team, work_together
 from mini.train import Run
 from mini.write import write_checkpoint
@@ -49,19 +49,23 @@ def main() -> None:
     # In bfloat16, as the checkpoint is stored and used.
     figures = evaluate(run.model.bfloat16().eval(), args.samples)
     (args.folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
-    for task, row in figures.items():
-        print(f"{task:30} asked {row['asked']:4}  right {row['right']:.1%}  declined {row['declined']:.1%}")
+    print(table(figures))
 
 
 def learn_apart(args: argparse.Namespace) -> None:
-    """Eyes and language need nothing of each other: they learn at the same time, in two processes."""
-    processes = args.processes or max(1, (os.cpu_count() or 2) // 2)
+    """Eyes and language need nothing of each other: they learn at the same time, in two processes.
+
+    Where the language is taken from a checkpoint, the eyes have the machine to themselves.
+    """
+    stages = ("eyes",) if args.language_from else ("eyes", "language")
+    processes = args.processes or max(1, (os.cpu_count() or 2) // len(stages))
     command = [sys.executable, "-m", "mini", str(args.folder), "--device", args.device]
     command += ["--minutes", str(args.minutes * 0.7), "--processes", str(processes)]
     command += ["--no-reading"] if args.no_reading else []
-    if args.workers is not None:
-        command += ["--workers", str(args.workers)]
-    running = [subprocess.Popen([*command, "--stage", stage]) for stage in ("eyes", "language")]
+    for name in ("workers", "tokens_per_step"):
+        if (value := getattr(args, name)) is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    running = [subprocess.Popen([*command, "--stage", stage]) for stage in stages]
     try:
         failed = [process.args for process in running if process.wait()]
     finally:

@@ -1,10 +1,14 @@
 """mini on held-out data: the network answers, exact match counts.
 
 It uses the training side's own tokenizer and prompts, so that it runs wherever training does; the
-tests ask the same questions through `qwen ask`.
+tests ask the same questions through `qwen ask`. `python -m mini.evaluate CHECKPOINT` measures what a
+folder holds.
 """
 
+import argparse
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +19,7 @@ from mini.labels import Question
 from mini.prompt import render
 from mini.tokenizer import MiniTokenizer
 from qwen35.backends.plain import PlainBackend
+from qwen35.config import ModelConfig
 from qwen35.network.model import Qwen35
 from qwen35.processing.image import ImageProcessor
 from qwen35.processing.positions import mrope_positions
@@ -55,7 +60,10 @@ class Reader:
         return self.tokenizer.decode(answer)
 
 
-def evaluate(model: Qwen35, num_samples: int) -> dict[str, dict[str, float | int]]:
+Figures = dict[str, dict[str, float | int]]
+
+
+def evaluate(model: Qwen35, num_samples: int, tasks: Sequence[str] = TASKS) -> Figures:
     """By task: how many were asked, the share right, and of the tasks inside the share declined.
 
     The outside's parts (photographs, textures, questions) are counted on their own as well.
@@ -64,7 +72,7 @@ def evaluate(model: Qwen35, num_samples: int) -> dict[str, dict[str, float | int
     asked: Counter[str] = Counter()
     right: Counter[str] = Counter()
     declined: Counter[str] = Counter()
-    for task in TASKS:
+    for task in tasks:
         for sample in held_out(task, num_samples):
             question = sample.questions[0]
             answer = reader.answer(question, sample.pixels)
@@ -81,3 +89,26 @@ def evaluate(model: Qwen35, num_samples: int) -> dict[str, dict[str, float | int
         }
         for name in sorted(asked)
     }
+
+
+def table(figures: Mapping[str, Mapping[str, float | int]]) -> str:
+    return "\n".join(
+        f"{task:30} asked {row['asked']:4}  right {row['right']:.1%}  declined {row['declined']:.1%}"
+        for task, row in figures.items()
+    )
+
+
+def main() -> None:
+    from qwen35.weights.load import load_model  # needs more than the machines that train may have
+
+    parser = argparse.ArgumentParser(prog="python -m mini.evaluate", description="Measure a checkpoint.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--samples", type=int, default=200, help="held-out samples of each task")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    args = parser.parse_args()
+    model = load_model(args.folder, ModelConfig.from_folder(args.folder), device="cpu")
+    print(table(evaluate(model, args.samples, args.tasks)))
+
+
+if __name__ == "__main__":
+    main()

@@ -56,8 +56,9 @@ class Run:
         team: Team | None = None,
         language_from: Path | None = None,
     ) -> None:
-        """`language_from`: a checkpoint whose language model the stage `together` takes, instead of the
-        stage `language`."""
+        """`language_from`: a checkpoint whose language model a new stage `together` takes, instead of that
+        of the stage `language`. A stage that was begun goes on with what it began with.
+        """
         self.folder, self.stage, self.device = folder, stage, device
         self.team = team or Team()
         self.is_adopted = language_from is not None
@@ -88,6 +89,7 @@ class Run:
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.clock.elapsed_s, self.clock.step = state["elapsed_s"], state["step"]
+        self.is_adopted = state["is_adopted"]
 
     def _join(self, language_from: Path | None) -> None:
         """Take the eyes of one stage and the language of the other, or of a checkpoint."""
@@ -108,6 +110,7 @@ class Run:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "elapsed_s": self.clock.elapsed_s,
             "step": self.clock.step,
+            "is_adopted": self.is_adopted,
         }
         path = self.state_file(self.stage)
         partial = path.with_suffix(".partial")
@@ -137,11 +140,11 @@ class Run:
             for optimiser in self.optimisers:
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
-            for name, figure in losses.figures.items():
-                sums[name].append(figure)
             self.clock.step += 1
             if not self.team.is_leader:
                 continue
+            for name, figure in losses.figures.items():
+                sums[name].append(figure)
             if self.clock.step % LOG_EVERY == 0:
                 means = {name: round(sum(v) / len(v), 3) for name, v in sums.items()}
                 line = {k: round(v, 1) for k, v in asdict(self.clock).items()} | means

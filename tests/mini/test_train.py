@@ -7,7 +7,7 @@ import torch
 
 from mini.batches import Batch, BatchMaker
 from mini.curriculum import STAGES, Curriculum, Stage
-from mini.losses import RouterBalance, answer_loss
+from mini.losses import RouterBalance, answer_loss, token_weights
 from mini.muon import Muon, orthogonalise
 from mini.train import Clock, Run, learning_rate_factor
 from mini.write import write_checkpoint
@@ -77,6 +77,37 @@ def test_together_begins_with_the_eyes_of_one_and_the_language_of_the_other(tmp_
     assert (both.model.visual.merger.norm.weight == 2).all()
     assert (both.model.language_model.norm.weight == 5).all()
     assert (both.codes.biases["kind"] == 6).all()
+
+
+def test_a_run_with_an_adopted_language_knows_it_when_it_goes_on(tmp_path: Path) -> None:
+    run_of(tmp_path, "eyes").save()
+    run_of(tmp_path, "language").save()
+    run = run_of(tmp_path, "together")
+    assert not run_of(tmp_path, "together").is_adopted
+    run.is_adopted = True
+    run.save()
+    assert run_of(tmp_path, "together").is_adopted
+
+
+def test_words_for_what_is_seen_count_more(maker: BatchMaker) -> None:
+    weights = token_weights()
+    factors = {" star": 6, " red": 3, " left": 3, " the": 1, "?": 1}
+    assert {word: weights[maker.tokenizer.encode(word)[0]] for word in factors} == factors
+    assert len(weights) >= maker.config.text.vocab_size
+
+
+def test_adopted_eyes_rest_at_first(tmp_path: Path) -> None:
+    run_of(tmp_path, "eyes").save()
+    run_of(tmp_path, "language").save()
+    run = run_of(tmp_path, "together")
+    run.is_adopted = True
+    learning = []
+    for progress in (0.0, 0.9):
+        run.clock.elapsed_s = progress * run.clock.budget_s
+        run._rest_eyes()
+        learning.append({name for name, p in run.model.visual.named_parameters() if p.requires_grad})
+    assert {name.split(".")[0] for name in learning[0]} == {"merger"}
+    assert learning[1] == {name for name, _ in run.model.visual.named_parameters()}
 
 
 def test_drafts_cost_the_trunk_nothing(maker: BatchMaker, tmp_path: Path) -> None:
