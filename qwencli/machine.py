@@ -1,11 +1,12 @@
 """What this machine offers a model: processor, memory, disk, and the limits set on this process."""
 
-import os
 import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from qwen35.cores import num_cores
 
 # Instruction sets that matter for matrix products; the rest of a processor's long list does not.
 _INSTRUCTION_SETS = (
@@ -51,7 +52,7 @@ class Machine:
             system=f"{platform.system()} {platform.release()} ({platform.machine()})",
             processor=info.get("model name") or platform.processor() or "unknown",
             instruction_sets=tuple(name for name in _INSTRUCTION_SETS if name in flags),
-            num_cores=_num_cores(),
+            num_cores=num_cores(),
             cpu_limit=_cpu_limit(),
             memory_total=memory.total,
             memory_available=memory.available,
@@ -74,12 +75,6 @@ def _cpu_info() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_limit() -> float | None:

@@ -1,17 +1,19 @@
 """A model folder to a ready Engine: which device, which dtype, which backend."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from qwen35.backends.native import library as native
 from qwen35.backends.native.backend import NativeBackend
+from qwen35.cores import num_cores
 from qwen35.engine.engine import Engine
 from qwen35.engine.request import GenerationDefaults
 from qwen35.errors import DoesNotFit
 from qwen35.processing.processor import Processor
 from qwen35.weights.manifest import is_packed
 from qwen35.weights.packed import PackedModel
+
+COMPILING = "compiling the native kernels for this machine, once (half a minute)"
 
 
 def load_engine(
@@ -37,7 +39,7 @@ def load_engine(
     processor = processor or Processor.from_folder(folder)
     defaults = GenerationDefaults.from_folder(folder)
     if is_packed(folder) and device != "cuda":
-        library, reason = native.load(cache)
+        library, reason = native.load(cache, on_compile=lambda: on_note(COMPILING) if on_note else None)
         if library:
             weights = PackedModel.open(folder, on_progress=on_progress)
             backend = NativeBackend(library, weights, num_threads=num_threads or num_cores())
@@ -65,8 +67,3 @@ def load_engine(
             on_progress=on_progress,
         )
     return Engine(PlainBackend(model), processor, defaults)
-
-
-def num_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen35.errors import CheckpointError, DoesNotFit
+from qwen35.weights.reading import read_into
 
 OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -69,7 +70,7 @@ def map_files(extents: Sequence[Extent]) -> list[Bytes]:
                 mapped = mmap.mmap(file.fileno(), extent.size_bytes, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: longer than the file
             raise CheckpointError(
-                f"{extent.path}: cannot be mapped ({error}). Try --load read.", path=str(extent.path)
+                f"{extent.path}: cannot be mapped ({error}).", path=str(extent.path)
             ) from None
         arrays.append(np.frombuffer(mapped, np.uint8))
     return arrays
@@ -80,7 +81,8 @@ def _allocate(num_bytes: int) -> Bytes:
         memory = mmap.mmap(-1, num_bytes)
     except (OSError, ValueError, MemoryError, OverflowError):
         raise DoesNotFit(
-            f"No memory for {num_bytes / 1e9:.1f} GB of weights. Use --load mmap, or a smaller model."
+            f"No memory for {num_bytes / 1e9:.1f} GB of weights. Close other programs, or use a smaller "
+            "model."
         ) from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
@@ -90,15 +92,5 @@ def _allocate(num_bytes: int) -> Bytes:
 
 def _read_piece(piece: tuple[Path, int, Bytes]) -> int:
     path, begin, target = piece
-    rest = memoryview(target.data)
-    try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(begin)
-            while len(rest):
-                count = file.readinto(rest)
-                if not count:
-                    raise CheckpointError(f"{path}: became shorter while it was read.", path=str(path))
-                rest = rest[count:]
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).", path=str(path)) from None
+    read_into(path, begin, memoryview(target.data))
     return target.size

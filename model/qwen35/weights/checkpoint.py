@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qwen35.errors import CheckpointError
 from qwen35.weights.formats import refuse_unsupported
 from qwen35.weights.header import TensorInfo, parse_json, read_header
+from qwen35.weights.reading import read_into
 
 if TYPE_CHECKING:
     import torch
@@ -53,22 +54,7 @@ class Checkpoint:
         info = self.tensors[name]
         if out is None:
             out = torch.empty(info.shape, dtype=self.dtype(name))
-        # Read, not mapped: mapped pages would stay in memory beside the copy that is made of them.
-        rest = memoryview(out.view(-1).view(torch.uint8).numpy().data)
-        try:
-            with info.path.open("rb", buffering=0) as file:
-                file.seek(info.begin)
-                while len(rest):
-                    count = file.readinto(rest)  # at most 2 GiB at a time
-                    if not count:
-                        raise CheckpointError(
-                            f"{info.path}: became shorter while it was read.", path=str(info.path)
-                        )
-                    rest = rest[count:]
-        except OSError as error:
-            raise CheckpointError(
-                f"{info.path}: cannot be read ({error.strerror}).", path=str(info.path)
-            ) from None
+        read_into(info.path, info.begin, memoryview(out.view(-1).view(torch.uint8).numpy().data))
         return out
 
 

@@ -5,10 +5,10 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen35.errors import CheckpointError
 from qwen35.weights.checkpoint import Checkpoint
 from qwen35.weights.header import ITEM_BYTES, TensorInfo
 from qwen35.weights.names import Place
+from qwen35.weights.reading import read_into
 
 
 class RowReader:
@@ -37,26 +37,8 @@ class RowReader:
         assert (first - begin + n) * k <= prod(info.shape)
         row_bytes = k * ITEM_BYTES[info.dtype]
         raw = np.empty((end - begin) * row_bytes, np.uint8)
-        _read_into(raw, info, info.begin + first * row_bytes)
+        read_into(info.path, info.begin + first * row_bytes, raw.data)
         return _to_float32(raw, info.dtype).reshape(end - begin, k)
-
-
-def _read_into(raw: NDArray[np.uint8], info: TensorInfo, offset: int) -> None:
-    rest = memoryview(raw.data)
-    try:
-        with info.path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            while len(rest):
-                count = file.readinto(rest)
-                if not count:
-                    raise CheckpointError(
-                        f"{info.path}: became shorter while it was read.", path=str(info.path)
-                    )
-                rest = rest[count:]
-    except OSError as error:
-        raise CheckpointError(
-            f"{info.path}: cannot be read ({error.strerror}).", path=str(info.path)
-        ) from None
 
 
 def _to_float32(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:

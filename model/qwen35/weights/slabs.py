@@ -1,6 +1,5 @@
 """Rows of the checkpoint to packed bytes, some rows at a time, in threads, handed out in order."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qwen35.cores import num_cores
 from qwen35.errors import CheckpointError
 from qwen35.weights.layout import Item, Part
 from qwen35.weights.rows import RowReader
@@ -39,7 +39,7 @@ class Slabs:
 
         Raises CheckpointError for weights that cannot be packed.
         """
-        num_threads = self.num_threads or _num_cores()
+        num_threads = self.num_threads or num_cores()
         waiting: deque[Future[Slab]] = deque()
         with ThreadPoolExecutor(num_threads, "pack") as pool:
             try:
@@ -74,7 +74,3 @@ def _cut(items: Sequence[Item]) -> Iterator[tuple[Part, int, int]]:
             step = max(1, _SLAB // part.k // TILE_ROWS) * TILE_ROWS
             for begin in range(0, part.n, step):
                 yield part, begin, min(begin + step, part.n)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -116,7 +116,7 @@ def test_too_little_memory_is_said(whole: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr("qwen35.weights.arena.mmap.mmap", refuse)
-    with pytest.raises(DoesNotFit, match="Use --load mmap"):
+    with pytest.raises(DoesNotFit, match="Close other programs, or use a smaller model"):
         PackedModel.open(whole, "read")
 
 

@@ -40,6 +40,11 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
+def check_compiler() -> None:
+    """Raises CompilerError where there is none."""
+    _find_compiler()
+
+
 def compile_library(target: Path) -> None:
     """Compile into the file `target`, which appears whole or not at all. Raises CompilerError."""
     compiler = _find_compiler()

@@ -2,12 +2,18 @@
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen35.backends.native.compiler import LIBRARY_NAME, CompilerError, compile_library, source_hash
+from qwen35.backends.native.compiler import (
+    LIBRARY_NAME,
+    CompilerError,
+    check_compiler,
+    compile_library,
+    source_hash,
+)
 from qwen35.errors import DoesNotFit
 
 FORMATS = {"f32": 0, "q4": 1, "q8": 2}
@@ -202,11 +208,14 @@ class Context:
             self.close()
 
 
-def load(cache: Path | None = None) -> tuple[Library | None, str]:
+def load(
+    cache: Path | None = None, on_compile: Callable[[], object] | None = None
+) -> tuple[Library | None, str]:
     """The native library, or None and the reason, for `qwen doctor`.
 
-    It lies beside this file since installation. Where it is missing or was built from other sources, it is
-    compiled once into the folder `cache`, if one is given.
+    It lies beside this file since installation, or in the folder `cache` since a run without it. Where it is
+    nowhere, or was built from other sources, it is compiled into `cache`, which takes long: `on_compile`
+    hears of it before. Without `on_compile` nothing is compiled.
     """
     installed = Path(__file__).with_name(LIBRARY_NAME)
     wanted = source_hash()
@@ -219,7 +228,11 @@ def load(cache: Path | None = None) -> tuple[Library | None, str]:
         return None, reason
     compiled = cache / "native" / wanted / LIBRARY_NAME
     if not compiled.exists():
+        if on_compile is None:
+            return None, f"{reason}; the first question to a packed model compiles them"
         try:
+            check_compiler()
+            on_compile()
             compile_library(compiled)
         except CompilerError as error:
             return None, f"{reason}; {error}"

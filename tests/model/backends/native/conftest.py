@@ -13,7 +13,7 @@ ISAS = ("scalar", "avx2", "avx512", "neon")
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     """As a user gets it: from the installation, or compiled once."""
-    found, reason = load(tmp_path_factory.mktemp("compiled"))
+    found, reason = load(tmp_path_factory.mktemp("compiled"), lambda: None)
     if found is None:
         pytest.skip(f"no native library on this platform: {reason}")
     return found

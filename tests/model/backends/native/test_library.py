@@ -1,5 +1,6 @@
 """Finding and making the library: what happens where there is no compiler, or one that fails."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_without_a_working_compiler_the_reason_is_told_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, reason: str
 ) -> None:
     monkeypatch.setenv("CXX", command)
-    found, why = module.load(tmp_path)
+    found, why = module.load(tmp_path, lambda: None)
     assert found is None
     assert why.startswith(f"not built on installation; {reason}")
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
@@ -39,7 +40,17 @@ def test_without_a_working_compiler_the_reason_is_told_and_nothing_is_left(
 def test_no_compiler_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "no C++ compiler found" in module.load(tmp_path)[1]
+    assert "no C++ compiler found" in module.load(tmp_path, lambda: None)[1]
+
+
+@pytest.mark.usefixtures("not_installed")
+def test_it_is_compiled_once_and_said_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(module, "compile_library", lambda target: said.append("compiling"))
+    assert "the first question" in module.load(tmp_path)[1]
+    assert said == []
+    module.load(tmp_path, lambda: said.append("wait"))
+    assert said == (["wait", "compiling"] if any(map(shutil.which, ("c++", "g++", "clang++"))) else [])
 
 
 def test_a_library_of_other_sources_is_not_used(library: Library) -> None:
