@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument(
         "--language-from", type=Path, help="a checkpoint to take the language from, instead of a stage"
     )
+    parser.add_argument("--start-from", type=Path, help="a checkpoint that the stage `together` goes on from")
     parser.add_argument("--processes", type=int, default=None, help="that share a stage's batches (CPU)")
     parser.add_argument("--workers", type=int, default=None, help="processes that draw pictures ahead")
     parser.add_argument("--tokens-per-step", type=int, default=None, help="picture tokens in a batch")
@@ -41,9 +42,9 @@ def main() -> None:
         train(args, args.stage, args.minutes)
         return
     if not args.no_training:
-        if args.stage is None:
+        if args.stage is None and args.start_from is None:
             learn_apart(args)
-        train(args, "together", args.minutes * (1 if args.stage else 0.3))
+        train(args, "together", args.minutes * (1 if args.stage or args.start_from else 0.3))
     run = Run(args.folder, "together", 1, torch.device(args.device))
     write_checkpoint(run.model, args.folder / "checkpoint")
     # In bfloat16, as the checkpoint is stored and used.
@@ -83,7 +84,8 @@ def train(args: argparse.Namespace, stage: Stage, minutes: float) -> None:
     processes = 1 if on_gpu else args.processes or os.cpu_count() or 1
 
     def work(team: Team) -> None:
-        run = Run(args.folder, stage, minutes, torch.device(args.device), team, args.language_from)
+        device = torch.device(args.device)
+        run = Run(args.folder, stage, minutes, device, team, args.language_from, args.start_from)
         run.train(Curriculum(stage, tokens, reads=not args.no_reading), workers)
 
     work_together(processes, work)

@@ -27,6 +27,11 @@ RIDGE = 1e-3
 LOUDNESS = 0.8  # of a kind, beside what else is said of a token
 
 
+def load_float(folder: Path) -> Qwen35:
+    """The model of a checkpoint, in float32 to be trained."""
+    return load_model(folder, ModelConfig.from_folder(folder), device="cpu", dtype=torch.float32)
+
+
 @torch.no_grad()
 def adopt(model: Qwen35, codes: Codes, folder: Path) -> None:
     """Put the language model of checkpoint `folder` into `model`, and fit `model`'s eyes to it.
@@ -34,7 +39,7 @@ def adopt(model: Qwen35, codes: Codes, folder: Path) -> None:
     The eyes say `codes` so far, and something else from here on. The checkpoint's text model must have
     the shape of `model`'s; its vision encoder may have another.
     """
-    theirs = load_model(folder, ModelConfig.from_folder(folder), device="cpu", dtype=torch.float32)
+    theirs = load_float(folder)
     assert theirs.visual is not None
     assert model.visual is not None
     model.language_model.load_state_dict(theirs.language_model.state_dict())

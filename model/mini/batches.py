@@ -15,9 +15,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mini.architecture import MERGE_SIZE, TOKEN_PIXELS, model_config, preprocessor_json
-from mini.cells import label_cells
+from mini.cells import label_cells, number_of
 from mini.curriculum import Curriculum
-from mini.labels import Question, Sample
+from mini.labels import ASKED, Question, Sample
 from mini.prompt import render
 from mini.sample import SYSTEM_MESSAGES, make_sample
 from mini.scenes import make_detail
@@ -38,6 +38,7 @@ class Rows:
     positions: torch.Tensor  # (3, R, T)
     targets: torch.Tensor  # (R, T): the token after each, IGNORE outside the answers
     pictures: torch.Tensor  # (R,): which of the batch's pictures each is about
+    asked: torch.Tensor  # (R, 3): the kind, colour and place that it names, numbered as in `cells.py`
 
     def to(self, device: torch.device) -> "Rows":
         return Rows(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
@@ -145,7 +146,7 @@ class BatchMaker:
             pictures = self._pictures(samples, grid, with_patches=with_patches)
             next_position = int(pictures.positions.max()) + 1
         rows = [
-            (*self._row(question, grid is not None), index)
+            (*self._row(question, grid is not None), index, [*map(number_of, ASKED, question.asked)])
             for index, sample in enumerate(samples)
             for question in sample.questions
         ]
@@ -184,16 +185,17 @@ class BatchMaker:
             is_sure=torch.from_numpy(np.concatenate([c.is_sure for c in cells])),
         )
 
-    def _pad(self, rows: list[tuple[list[int], int, int]], next_position: int) -> Rows:
-        """Rows of (ids, how many of them are the prompt's, picture) as tensors."""
-        length = max(len(ids) for ids, _, _ in rows)
+    def _pad(self, rows: list[tuple[list[int], int, int, list[int]]], next_position: int) -> Rows:
+        """Rows of (ids, how many of them are the prompt's, picture, what is asked) as tensors."""
+        length = max(len(ids) for ids, *_ in rows)
         padded = torch.full((len(rows), length), self.tokenizer.id("<|endoftext|>"))
         targets = torch.full((len(rows), length), IGNORE)
-        for index, (ids, num_prompt, _) in enumerate(rows):
+        for index, (ids, num_prompt, *_) in enumerate(rows):
             padded[index, : len(ids)] = torch.tensor(ids)
             targets[index, num_prompt - 1 : len(ids) - 1] = torch.tensor(ids[num_prompt:])
         positions = (next_position + torch.arange(length)).repeat(3, len(rows), 1)
-        return Rows(padded, positions, targets, torch.tensor([picture for _, _, picture in rows]))
+        pictures = torch.tensor([picture for _, _, picture, _ in rows])
+        return Rows(padded, positions, targets, pictures, torch.tensor([asked for *_, asked in rows]))
 
     def _row(self, question: Question, has_image: bool) -> tuple[list[int], int]:
         """Ids after the picture, and how many of them are the prompt's."""

@@ -26,6 +26,7 @@ NUM_VALUES = {
     **{f"char{slot}": NUM_CHARS for slot in range(SLOTS)},
 }
 COLUMNS = tuple(NUM_VALUES)
+NAMES = {"kind": KINDS, "colour": COLOURS, "place": PLACES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class Cells:
 
     values: np.ndarray
     is_sure: np.ndarray
+
+
+def number_of(column: str, name: str) -> int:
+    """The label of a kind, colour or place; 0 for no name."""
+    return NAMES[column].index(name) + 1 if name else 0
 
 
 def label_cells(sample: Sample, grid: tuple[int, int], *, has_places: bool = True) -> Cells:

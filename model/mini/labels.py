@@ -5,11 +5,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 
+ASKED = ("kind", "colour", "place")  # what a question may name
+
+
 @dataclass(slots=True)
 class Question:
     """A first-turn question with its one right answer.
 
     A question with `reasoning` is asked in thinking mode: the target holds the reasoning, then the answer.
+    `asked` are the kind, colour and place that it names, "" for those that it does not.
     """
 
     question: str
@@ -17,6 +21,7 @@ class Question:
     task: str
     system: str | None = None
     reasoning: str | None = None
+    asked: tuple[str, str, str] = ("", "", "")
 
 
 @dataclass(slots=True)

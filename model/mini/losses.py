@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mini.batches import IGNORE, Batch, Pictures, Rows
 from mini.codes import Codes
+from mini.pointing import Pointing
 from mini.scene_questions import COLOURS, KINDS, PLACES
 from mini.tokenizer import MiniTokenizer
 from qwen35.network.attention import KeyValues
@@ -20,6 +21,8 @@ from qwen35.network.linear_attention import LinearState
 from qwen35.network.model import Qwen35
 from qwen35.network.moe import SparseMoE
 from qwen35.network.text import LayerPast, Past
+
+POINTING_WEIGHT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ def answer_loss(
     balance: "RouterBalance",
     generator: torch.Generator,
     *,
+    pointing: Pointing | None,
     with_drafts: bool,
 ) -> Losses:
     """The answers' loss. Pictures are read once, each question goes on from there.
@@ -77,23 +81,32 @@ def answer_loss(
                 figures["picture"] = loss.item()
                 total = total + 0.1 * loss
         seen = see(model, batch.pictures, features, with_drafts)
+    weights_of_tokens = token_weights().to(total.device)
     hidden, drafts = [], []
+    pointed: dict[str, list[Tensor]] = {"known": [], "looks": []}
     for rows in batch.rows:
         past = seen and Past([of_pictures(layer, rows.pictures) for layer in seen.layers])
         y, _ = model(rows.ids, rows.positions, past=past)
         hidden.append(y[rows.targets != IGNORE])
+        if pointing is not None and batch.pictures is not None:
+            found = pointing.loss(rows, batch.pictures, weights_of_tokens, model.config.image_token_id)
+            for part, loss in zip(pointed.values(), found, strict=True):
+                part.append(loss)
         if with_drafts:
             drafts.append(draft_rows(model, rows, y.detach(), seen))
     logits = model.logits(torch.cat(hidden)).float()
     targets = torch.cat([rows.targets[rows.targets != IGNORE] for rows in batch.rows])
     # Each answer counts alike: by token, a page of text would outweigh fifty answers of a word.
-    weights = (
-        torch.cat([answer_weights(rows) for rows in batch.rows]) * token_weights().to(targets.device)[targets]
-    )
+    weights = torch.cat([answer_weights(rows) for rows in batch.rows]) * weights_of_tokens[targets]
     loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
     figures["answer"] = loss.item()
     figures["tokens"] = ((logits.argmax(-1) == targets) * weights).sum().item() / weights.sum().item()
     total = total + loss + 0.01 * balance.take()
+    for name, parts in pointed.items():
+        if parts:
+            mean = torch.stack(parts).mean()
+            figures[name] = mean.item()
+            total = total + POINTING_WEIGHT * mean
     if with_drafts:
         # The head is detached like the trunk: drafts must not cost answers.
         head = model.language_model.embed_tokens.weight.detach()

@@ -201,11 +201,19 @@ class SceneAsker:
         self.kinds = [kind for _, kind, _ in things]
         self.rng = rng
 
-    def make(self, task: str, phrasings: Sequence[str], answer: str, **words: str) -> Question:
+    def make(
+        self,
+        task: str,
+        phrasings: Sequence[str],
+        answer: str,
+        asked: tuple[str, str, str] = ("", "", ""),
+        **words: str,
+    ) -> Question:
+        """`words` fill the phrasing; `asked` says which of them name a kind, a colour and a place."""
         num = len(self.things)
         reasoning = f"The picture shows a scene with {num} {'shape' if num == 1 else 'shapes'}."
         question = self.rng.choice(phrasings).format(**words)
-        return Question(vary(question, self.rng), answer, task, reasoning=reasoning)
+        return Question(vary(question, self.rng), answer, task, reasoning=reasoning, asked=asked)
 
     def missing(self, all_words: Sequence[str], here: Sequence[str]) -> str:
         return self.rng.choice([word for word in all_words if word not in here])
@@ -220,24 +228,24 @@ class SceneAsker:
         how = self.rng.randrange(3)
         if how == 0:
             kind = self.rng.choice(self.kinds if self.kinds and self.rng.random() < 0.75 else KINDS)
-            return self.make("count", COUNT, str(self.kinds.count(kind)), these=f"{kind}s")
+            return self.make("count", COUNT, str(self.kinds.count(kind)), (kind, "", ""), these=f"{kind}s")
         colour = self.rng.choice(self.colours if self.colours and self.rng.random() < 0.75 else COLOURS)
         spoken = spoken_colour(colour, self.rng)
         if how == 1:
             noun = self.rng.choice(["shapes", "objects", "things"])
-            return self.make("count", COUNT, str(self.colours.count(colour)), these=f"{spoken} {noun}")
+            return self.make("count", COUNT, str(self.colours.count(colour)), ("", colour, ""), these=f"{spoken} {noun}")
         kind = self.rng.choice(self.kinds or KINDS)
         count = sum((colour, kind) == (c, k) for c, k, _ in self.things)
-        return self.make("count", COUNT, str(count), these=f"{spoken} {kind}s")
+        return self.make("count", COUNT, str(count), (kind, colour, ""), these=f"{spoken} {kind}s")
 
     def colour_of(self) -> Question | None:
         if not self.things or self.rng.random() < 0.2:
             kind = self.missing(KINDS, self.kinds)
-            return self.make("colour", COLOUR_OF, f"There is no {kind}.", it=kind)
+            return self.make("colour", COLOUR_OF, f"There is no {kind}.", (kind, "", ""), it=kind)
         colour, kind, _ = self.rng.choice(self.things)
         if self.kinds.count(kind) > 1:
             return None
-        return self.make("colour", COLOUR_OF, f"{upper_first(colour)}.", it=kind)
+        return self.make("colour", COLOUR_OF, f"{upper_first(colour)}.", (kind, "", ""), it=kind)
 
     def colours_here(self) -> Question:
         names = join_words(list(dict.fromkeys(self.colours)))
@@ -247,12 +255,12 @@ class SceneAsker:
         if not self.things or self.rng.random() < 0.2:
             colour = self.missing(COLOURS, self.colours)
             spoken = spoken_colour(colour, self.rng)
-            return self.make("shape", SHAPE_OF_COLOUR, f"There is nothing {colour}.", colour=spoken)
+            return self.make("shape", SHAPE_OF_COLOUR, f"There is nothing {colour}.", ("", colour, ""), colour=spoken)
         colour, kind, _ = self.rng.choice(self.things)
         if self.colours.count(colour) > 1:
             return None
         spoken = spoken_colour(colour, self.rng)
-        return self.make("shape", SHAPE_OF_COLOUR, f"{upper_first(article(kind))}.", colour=spoken)
+        return self.make("shape", SHAPE_OF_COLOUR, f"{upper_first(article(kind))}.", ("", colour, ""), colour=spoken)
 
     def at_place(self) -> Question:
         if self.rng.random() < 0.2:
@@ -269,26 +277,26 @@ class SceneAsker:
             answer = f"{upper_first(article(f'{thing[0]} {thing[1]}'))}."
         else:
             answer = f"{upper_first(thing[0])}."
-        return self.make(task, phrasings, answer, place=spoken_place(place, self.rng))
+        return self.make(task, phrasings, answer, ("", "", place), place=spoken_place(place, self.rng))
 
     def where(self) -> Question | None:
         if not self.things or self.rng.random() < 0.2:
             kind = self.missing(KINDS, self.kinds)
             if self.rng.random() < 0.5:
-                return self.make("where", WHERE, f"There is no {kind}.", it=kind)
+                return self.make("where", WHERE, f"There is no {kind}.", (kind, "", ""), it=kind)
             colour = self.rng.choice(COLOURS)
             it = f"{spoken_colour(colour, self.rng)} {kind}"
-            return self.make("where", WHERE, f"There is no {colour} {kind}.", it=it)
+            return self.make("where", WHERE, f"There is no {colour} {kind}.", (kind, colour, ""), it=it)
         colour, kind, place = self.rng.choice(self.things)
         answer = f"{upper_first(at_place(place))}."
         spoken = spoken_colour(colour, self.rng)
         if self.rng.random() < 0.4 and self.kinds.count(kind) == 1:
-            return self.make("where", WHERE, answer, it=kind)
+            return self.make("where", WHERE, answer, (kind, "", ""), it=kind)
         if self.rng.random() < 0.2 and self.colours.count(colour) == 1:
-            return self.make("where", WHERE, answer, it=f"{spoken} {self.rng.choice(['one', 'shape'])}")
+            return self.make("where", WHERE, answer, ("", colour, ""), it=f"{spoken} {self.rng.choice(['one', 'shape'])}")
         if sum((colour, kind) == (c, k) for c, k, _ in self.things) > 1:
             return None
-        return self.make("where", WHERE, answer, it=f"{spoken} {kind}")
+        return self.make("where", WHERE, answer, (kind, colour, ""), it=f"{spoken} {kind}")
 
     def is_there(self) -> Question:
         colour, kind = self.rng.choice(COLOURS), self.rng.choice(KINDS)
@@ -299,13 +307,13 @@ class SceneAsker:
         spoken = spoken_colour(colour, self.rng)
         how = self.rng.randrange(3)
         if how == 0:
-            return self.make("present", IS_THERE, yes_or_no(kind in self.kinds), one=article(kind))
+            return self.make("present", IS_THERE, yes_or_no(kind in self.kinds), (kind, "", ""), one=article(kind))
         if how == 1:
             one = self.rng.choice(["something {}", "anything {}", "a {} shape"]).format(spoken)
             one = one.replace("a orange", "an orange")
-            return self.make("present", IS_THERE, yes_or_no(colour in self.colours), one=one)
+            return self.make("present", IS_THERE, yes_or_no(colour in self.colours), ("", colour, ""), one=one)
         is_here = any((colour, kind) == (c, k) for c, k, _ in self.things)
-        return self.make("present", IS_THERE, yes_or_no(is_here), one=article(f"{spoken} {kind}"))
+        return self.make("present", IS_THERE, yes_or_no(is_here), (kind, colour, ""), one=article(f"{spoken} {kind}"))
 
     def is_colour(self) -> Question | None:
         colour, kind, _ = self.rng.choice(self.things)
@@ -313,7 +321,7 @@ class SceneAsker:
             return None
         asked = colour if self.rng.random() < 0.5 else self.missing(COLOURS, [colour])
         spoken = spoken_colour(asked, self.rng)
-        return self.make("present", IS_COLOUR, yes_or_no(asked == colour), kind=kind, colour=spoken)
+        return self.make("present", IS_COLOUR, yes_or_no(asked == colour), (kind, asked, ""), kind=kind, colour=spoken)
 
 
 def yes_or_no(is_true: bool) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mini.adopt import adopt
+from mini.adopt import adopt, load_float
 from mini.batches import Batch, BatchMaker, batch_loader
 from mini.codes import Codes
 from mini.curriculum import Curriculum, Stage
 from mini.initial import initialise, name_things
 from mini.losses import Losses, RouterBalance, answer_loss, picture_loss
 from mini.muon import make_optimisers
+from mini.pointing import Pointing
 from mini.team import Team
 from qwen35.network.model import Qwen35
 
@@ -55,13 +56,15 @@ class Run:
         device: torch.device,
         team: Team | None = None,
         language_from: Path | None = None,
+        start_from: Path | None = None,
     ) -> None:
         """`language_from`: a checkpoint whose language model a new stage `together` takes, instead of that
-        of the stage `language`. A stage that was begun goes on with what it began with.
+        of the stage `language`. `start_from`: a checkpoint that it takes whole, its eyes too. A stage that
+        was begun goes on with what it began with.
         """
         self.folder, self.stage, self.device = folder, stage, device
         self.team = team or Team()
-        self.is_adopted = language_from is not None
+        self.is_adopted = language_from is not None or start_from is not None
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
         maker = BatchMaker()
@@ -69,13 +72,17 @@ class Run:
         self.codes = Codes(maker.config.text.hidden_size)
         initialise(self.model)
         name_things(self.model.language_model.embed_tokens.weight.data, maker.tokenizer, self.codes)
-        self.model.to(device)
-        self.codes.to(device)
+        self.pointing = Pointing(self.model)
+        for part in (self.model, self.codes, self.pointing):
+            part.to(device)
+        self.helpers = nn.ModuleDict({"codes": self.codes, "pointing": self.pointing})
         rate = 0.5 if stage == "together" else 1.0
-        self.optimisers = make_optimisers(self.model, self.codes, rate)
+        self.optimisers = make_optimisers(self.model, self.helpers, rate)
         self.clock = Clock(minutes * 60)
         if self.state_file(stage).exists():
             self._restore()
+        elif stage == "together" and start_from is not None:
+            self.model.load_state_dict(load_float(start_from).state_dict())
         elif stage == "together":
             self._join(language_from)
 
@@ -85,7 +92,7 @@ class Run:
     def _restore(self) -> None:
         state = torch.load(self.state_file(self.stage), map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.codes.load_state_dict(state["codes"])
+        self.helpers.load_state_dict(state["helpers"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.clock.elapsed_s, self.clock.step = state["elapsed_s"], state["step"]
@@ -95,7 +102,7 @@ class Run:
         """Take the eyes of one stage and the language of the other, or of a checkpoint."""
         eyes = torch.load(self.state_file("eyes"), map_location=self.device, weights_only=True)
         seeing = {name: p for name, p in eyes["model"].items() if name.startswith("visual.")}
-        self.codes.load_state_dict(eyes["codes"])
+        self.helpers.load_state_dict(eyes["helpers"])
         if language_from is not None:
             self.model.load_state_dict(seeing, strict=False)
             adopt(self.model, self.codes, language_from)
@@ -106,7 +113,7 @@ class Run:
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(),
-            "codes": self.codes.state_dict(),
+            "helpers": self.helpers.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "elapsed_s": self.clock.elapsed_s,
             "step": self.clock.step,
@@ -120,7 +127,7 @@ class Run:
     def train(self, curriculum: Curriculum, num_workers: int) -> None:
         first = self.clock.step * self.team.size + self.team.rank
         batches, progress = batch_loader(first, self.team.size, curriculum, num_workers)
-        parameters = [*self.model.parameters(), *self.codes.parameters()]
+        parameters = [*self.model.parameters(), *self.helpers.parameters()]
         balance = RouterBalance(self.model)
         log = (self.folder / f"{self.stage}.jsonl").open("a")
         sums: dict[str, list[float]] = defaultdict(list)
@@ -163,7 +170,9 @@ class Run:
         generator = torch.Generator().manual_seed(self.clock.step * self.team.size + self.team.rank)
         with_drafts = self.stage == "together" and self.clock.progress >= DRAFTS_FROM
         codes = None if self.is_adopted else self.codes
-        return answer_loss(self.model, codes, batch, balance, generator, with_drafts=with_drafts)
+        return answer_loss(
+            self.model, codes, batch, balance, generator, pointing=self.pointing, with_drafts=with_drafts
+        )
 
     def _rest_eyes(self) -> None:
         """Adopted eyes stand still at first, but for the merger that language hears them through."""
