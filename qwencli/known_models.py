@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,10 +11,15 @@ from typing import Literal
 import qwen35.builtin
 from qwen35.config import ARCHITECTURES
 from qwen35.errors import CheckpointError
+from qwen35.memory import total_memory
+from qwen35.weights.manifest import is_packed
+from qwen35.weights.packed import open_manifest
 from qwencli.folders import Folders
 
 BUILT_IN = "mini"  # packed, to answer at once
 BUILT_IN_UNPACKED = "mini-bf16"  # the same in the official layout
+
+FITS = 0.8  # of the machine's memory, for the weights of a model that nobody named
 
 Origin = Literal["built-in", "data folder", "Hugging Face cache", "folder"]
 
@@ -46,6 +52,24 @@ def known_models(folders: Folders) -> Iterator[KnownModel]:
         if model.name not in seen:
             seen.add(model.name)
             yield model
+
+
+def find_or_choose_model(name: str | None, folders: Folders) -> KnownModel:
+    """`find_model`, and without a name the largest packed model of the user's that fits, else the built-in.
+
+    A model that is broken, or that would not leave the machine a fifth of its memory, is never chosen.
+    """
+    if name is not None:
+        return find_model(name, folders)
+    best, most = None, 0
+    for model in _in_data_folder(folders):
+        if not is_packed(model.folder):
+            continue
+        with suppress(CheckpointError):
+            size_bytes = open_manifest(model.folder).data_bytes
+            if most < size_bytes <= FITS * total_memory():
+                best, most = model, size_bytes
+    return best or find_model(BUILT_IN, folders)
 
 
 def find_model(name: str, folders: Folders) -> KnownModel:

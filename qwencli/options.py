@@ -56,7 +56,8 @@ Model = Annotated[
         "-m",
         "--model",
         metavar="NAME|FOLDER",
-        help="A model that `qwen models ls` lists, or a folder in Hugging Face layout. Default: mini.",
+        help="A model that `qwen models ls` lists, or a folder. "
+        "Default: the largest packed one of yours that fits into memory, else mini.",
         show_default=False,
         autocompletion=complete_model,
     ),
@@ -68,6 +69,15 @@ Device = Annotated[
         metavar="auto|cpu|cuda",
         help="Where the model runs.",
         completes=("auto", "cpu", "cuda"),
+    ),
+]
+Load = Annotated[
+    str | None,
+    _setting(
+        "--load",
+        metavar="auto|read|mmap",
+        help="Packed weights: read into memory, or mapped and shared. auto: read where they fit.",
+        completes=("auto", "read", "mmap"),
     ),
 ]
 Threads = Annotated[

@@ -38,6 +38,7 @@ def load(
         folder,
         processor=processor,
         device=settings.device,
+        load=settings.load,
         num_threads=settings.threads,
         cache=cache,
         on_progress=on_progress,

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qwencli.errors import UsageError
 from qwencli.values import (
@@ -25,11 +25,12 @@ from qwencli.values import (
 )
 
 Parser = Callable[[str], Any]
+LoadMode = Literal["auto", "read", "mmap"]  # as `PackedModel.open` has it, without importing NumPy
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    model: str = "mini"
+    model: str | None = None
     system: str | None = None  # the text, or @FILE
     think: Thinking = AUTO_THINKING
     max_tokens: int | None = None
@@ -44,6 +45,7 @@ class Settings:
     image_tokens: ImageTokens = AUTO_IMAGE_TOKENS
     ctx: int | None = None
     device: str = "auto"
+    load: LoadMode = "auto"
     threads: int | None = None
 
     @classmethod
@@ -79,6 +81,7 @@ PARSERS: dict[str, Parser] = {
     "image_tokens": parse_image_tokens,
     "ctx": parse_whole(1),
     "device": parse_choice("auto", "cpu", "cuda"),
+    "load": parse_choice("auto", "read", "mmap"),
     "threads": parse_whole(1),
 }
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-
 ASKED = ("kind", "colour", "place")  # what a question may name
 
 

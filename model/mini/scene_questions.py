@@ -233,7 +233,9 @@ class SceneAsker:
         spoken = spoken_colour(colour, self.rng)
         if how == 1:
             noun = self.rng.choice(["shapes", "objects", "things"])
-            return self.make("count", COUNT, str(self.colours.count(colour)), ("", colour, ""), these=f"{spoken} {noun}")
+            return self.make(
+                "count", COUNT, str(self.colours.count(colour)), ("", colour, ""), these=f"{spoken} {noun}"
+            )
         kind = self.rng.choice(self.kinds or KINDS)
         count = sum((colour, kind) == (c, k) for c, k, _ in self.things)
         return self.make("count", COUNT, str(count), (kind, colour, ""), these=f"{spoken} {kind}s")
@@ -255,12 +257,16 @@ class SceneAsker:
         if not self.things or self.rng.random() < 0.2:
             colour = self.missing(COLOURS, self.colours)
             spoken = spoken_colour(colour, self.rng)
-            return self.make("shape", SHAPE_OF_COLOUR, f"There is nothing {colour}.", ("", colour, ""), colour=spoken)
+            return self.make(
+                "shape", SHAPE_OF_COLOUR, f"There is nothing {colour}.", ("", colour, ""), colour=spoken
+            )
         colour, kind, _ = self.rng.choice(self.things)
         if self.colours.count(colour) > 1:
             return None
         spoken = spoken_colour(colour, self.rng)
-        return self.make("shape", SHAPE_OF_COLOUR, f"{upper_first(article(kind))}.", ("", colour, ""), colour=spoken)
+        return self.make(
+            "shape", SHAPE_OF_COLOUR, f"{upper_first(article(kind))}.", ("", colour, ""), colour=spoken
+        )
 
     def at_place(self) -> Question:
         if self.rng.random() < 0.2:
@@ -293,7 +299,9 @@ class SceneAsker:
         if self.rng.random() < 0.4 and self.kinds.count(kind) == 1:
             return self.make("where", WHERE, answer, (kind, "", ""), it=kind)
         if self.rng.random() < 0.2 and self.colours.count(colour) == 1:
-            return self.make("where", WHERE, answer, ("", colour, ""), it=f"{spoken} {self.rng.choice(['one', 'shape'])}")
+            return self.make(
+                "where", WHERE, answer, ("", colour, ""), it=f"{spoken} {self.rng.choice(['one', 'shape'])}"
+            )
         if sum((colour, kind) == (c, k) for c, k, _ in self.things) > 1:
             return None
         return self.make("where", WHERE, answer, (kind, colour, ""), it=f"{spoken} {kind}")
@@ -307,13 +315,19 @@ class SceneAsker:
         spoken = spoken_colour(colour, self.rng)
         how = self.rng.randrange(3)
         if how == 0:
-            return self.make("present", IS_THERE, yes_or_no(kind in self.kinds), (kind, "", ""), one=article(kind))
+            return self.make(
+                "present", IS_THERE, yes_or_no(kind in self.kinds), (kind, "", ""), one=article(kind)
+            )
         if how == 1:
             one = self.rng.choice(["something {}", "anything {}", "a {} shape"]).format(spoken)
             one = one.replace("a orange", "an orange")
-            return self.make("present", IS_THERE, yes_or_no(colour in self.colours), ("", colour, ""), one=one)
+            return self.make(
+                "present", IS_THERE, yes_or_no(colour in self.colours), ("", colour, ""), one=one
+            )
         is_here = any((colour, kind) == (c, k) for c, k, _ in self.things)
-        return self.make("present", IS_THERE, yes_or_no(is_here), (kind, colour, ""), one=article(f"{spoken} {kind}"))
+        return self.make(
+            "present", IS_THERE, yes_or_no(is_here), (kind, colour, ""), one=article(f"{spoken} {kind}")
+        )
 
     def is_colour(self) -> Question | None:
         colour, kind, _ = self.rng.choice(self.things)
@@ -321,7 +335,9 @@ class SceneAsker:
             return None
         asked = colour if self.rng.random() < 0.5 else self.missing(COLOURS, [colour])
         spoken = spoken_colour(asked, self.rng)
-        return self.make("present", IS_COLOUR, yes_or_no(asked == colour), (kind, asked, ""), kind=kind, colour=spoken)
+        return self.make(
+            "present", IS_COLOUR, yes_or_no(asked == colour), (kind, asked, ""), kind=kind, colour=spoken
+        )
 
 
 def yes_or_no(is_true: bool) -> str:

@@ -34,6 +34,7 @@ def ask(
     pages: options.Pages = None,
     model: options.Model = None,
     device: options.Device = None,
+    load: options.Load = None,
     threads: options.Threads = None,
     ctx: options.Context = None,
     image_tokens: options.ImageTokenBounds = None,
@@ -72,7 +73,7 @@ def ask(
     from qwencli.conversation import messages_of
     from qwencli.folders import Folders
     from qwencli.introduction import introduce
-    from qwencli.known_models import find_model
+    from qwencli.known_models import find_or_choose_model
     from qwencli.media.attach import Attacher
     from qwencli.question import Question
     from qwencli.render.aside import Aside, Verbosity
@@ -86,7 +87,7 @@ def ask(
     # The options that are settings are taken by name: Typer keeps the values of this signature there.
     settings = Settings.resolve(context.params, os.environ, folders.config_file)
     question = Question.parse(inputs or [], prompt, attach or [])
-    known_model = find_model(settings.model, folders)
+    known_model = find_or_choose_model(settings.model, folders)
     record: Record = context.obj
     record.model = known_model.name
     output = standard_output()

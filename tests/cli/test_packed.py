@@ -55,3 +55,42 @@ def test_kernels_that_this_processor_lacks_are_refused(
     result = invoke("ask", "-m", "mini", SHAPES, "describe")
     assert (result.code, result.out) == (5, "")
     assert "QWEN_CPU=z80" in result.err
+
+
+def model_that_answers(invoke: Invoke, *options: object) -> str:
+    result = invoke("ask", *options, "--json", "--max-tokens", "1", "--temperature", "0", "hello")
+    return str(json.loads(result.out)["model"])
+
+
+def test_without_a_name_the_largest_packed_model_that_fits_answers(
+    invoke: Invoke, home: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert model_that_answers(invoke) == "mini"
+    for quant in ("q4", "q8"):
+        assert invoke("models", "pack", model_folder, "--quant", quant).code == 0
+    assert model_that_answers(invoke) == "tiny-q8"
+    assert model_that_answers(invoke, "-m", "tiny-q4") == "tiny-q4"
+    sizes = {
+        model["name"]: model["size_bytes"]
+        for model in json.loads(invoke("models", "ls", "--json").out)["models"]
+    }
+    between = (sizes["tiny-q4"] + sizes["tiny-q8"]) / 2
+    monkeypatch.setattr("qwencli.known_models.total_memory", lambda: between / 0.8)
+    assert model_that_answers(invoke) == "tiny-q4"
+
+
+def test_a_damaged_model_is_not_chosen_unasked(invoke: Invoke, home: Path, model_folder: Path) -> None:
+    assert invoke("models", "pack", model_folder).code == 0
+    data = max((home / "data" / "models" / "tiny-q4").glob("*.bin"))
+    data.write_bytes(data.read_bytes()[:-1])
+    assert model_that_answers(invoke) == "mini"
+
+
+def test_mapped_weights_answer_as_those_read(invoke: Invoke) -> None:
+    if native.load()[0] is None:
+        pytest.skip("this platform has no compiler: the native library was not built on installation")
+    answers = {invoke("ask", "--load", load, SHAPES, "describe").out for load in ("auto", "read", "mmap")}
+    assert len(answers) == 1
+    result = invoke("ask", "--load", "mmap", "-m", "mini-bf16", "hello")
+    assert (result.code, "--load mmap: for packed models" in result.err) == (0, True)
+    assert invoke("ask", "--load", "floppy", "hello").code == 2

@@ -11,7 +11,7 @@ from qwen35.engine.request import GenerationDefaults
 from qwen35.errors import DoesNotFit
 from qwen35.processing.processor import Processor
 from qwen35.weights.manifest import is_packed
-from qwen35.weights.packed import PackedModel
+from qwen35.weights.packed import LoadMode, PackedModel
 
 COMPILING = "compiling the native kernels for this machine, once (half a minute)"
 
@@ -22,6 +22,7 @@ def load_engine(
     processor: Processor | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    load: LoadMode = "auto",
     num_threads: int | None = None,
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -29,7 +30,8 @@ def load_engine(
 ) -> Engine:
     """Load the model of `folder`, whose `processor` the caller may have already.
 
-    `device` is auto, cpu or cuda; `dtype` None keeps the file's. A packed model runs on the native
+    `device` is auto, cpu or cuda; `dtype` None keeps the file's; `load` is how `PackedModel.open` brings
+    packed weights into memory. A packed model runs on the native
     library and needs no torch, unless `device` is cuda. Where the library is missing it is compiled into
     `cache`; if that fails, `on_note` hears of the slower way that is taken.
     `on_progress` hears bytes read and bytes in all. The small files are read first, so that a broken
@@ -41,11 +43,14 @@ def load_engine(
     if is_packed(folder) and device != "cuda":
         library, reason = native.load(cache, on_compile=lambda: on_note(COMPILING) if on_note else None)
         if library:
-            weights = PackedModel.open(folder, on_progress=on_progress)
+            weights = PackedModel.open(folder, load, on_progress)
             backend = NativeBackend(library, weights, num_threads=num_threads or num_cores())
             return Engine(backend, processor, defaults)
         if on_note:
             on_note(f"no native kernels ({reason}): {folder.name} is unpacked and runs on torch, slowly")
+
+    elif load != "auto" and on_note:
+        on_note(f"--load {load}: for packed models alone; {folder.name} is read into memory")
 
     import torch
 

@@ -3,7 +3,6 @@
 Mutable: `PackedModel` owns the weights' memory from `open` to `close`.
 """
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from qwen35.config import ModelConfig
 from qwen35.errors import CheckpointError
+from qwen35.memory import available_memory
 from qwen35.weights.arena import Bytes, Extent, OnProgress, map_files, read_files
 from qwen35.weights.manifest import PACK_AGAIN, ExpertsEntry, Manifest, read_manifest
 from qwen35.weights.names import Projection
@@ -45,14 +45,14 @@ class PackedModel:
         """Check the manifest's own hash and every file's size, then read or map the weights.
 
         "read" copies them into memory of this process, "mmap" uses the system's cache in place,
-        "auto" reads what fits into the memory available and maps the rest. `on_progress` hears bytes
-        read and bytes in all. Raises CheckpointError, and DoesNotFit where memory is short.
+        "auto" reads where all of it fits into the memory available, and maps where not. `on_progress` hears
+        bytes read and bytes in all. Raises CheckpointError, and DoesNotFit where memory is short.
         """
         manifest = open_manifest(folder)
         config = packed_config(folder, manifest)
         extents = [Extent(folder / name, manifest.files[name].size_bytes) for name in manifest.data_files]
         if load == "auto":
-            load = "read" if manifest.data_bytes <= _ROOM * _available_memory() else "mmap"
+            load = "read" if manifest.data_bytes <= _ROOM * available_memory() else "mmap"
         arrays = read_files(extents, on_progress) if load == "read" else map_files(extents)
         data = dict(zip(manifest.data_files, arrays, strict=True))
         return cls(folder, manifest, config, data)
@@ -186,13 +186,3 @@ def _check_shapes(folder: Path, manifest: Manifest, config: ModelConfig) -> None
 
 def _layer_name(layer: int | str) -> str:
     return f"language_model.layers.{layer}" if isinstance(layer, int) else layer
-
-
-def _available_memory() -> int:
-    """Bytes that may be taken without pushing others out."""
-    with suppress(OSError, LookupError, ValueError):  # Linux says it itself; psutil costs 50 ms to import
-        text = Path("/proc/meminfo").read_text(encoding="utf-8")
-        return 1024 * int(text.split("MemAvailable:")[1].split()[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)

@@ -121,7 +121,7 @@ def test_too_little_memory_is_said(whole: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_auto_maps_what_does_not_fit(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen35.weights.packed._available_memory", lambda: 1000)
+    monkeypatch.setattr("qwen35.weights.packed.available_memory", lambda: 1000)
     monkeypatch.setattr("qwen35.weights.packed.read_files", lambda *_: pytest.fail("read"))
     PackedModel.open(whole).close()
 
