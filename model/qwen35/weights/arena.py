@@ -1,14 +1,15 @@
 """Bytes of files in memory: read into one block of their own, or mapped.
 
-Mutable: an Arena owns its memory until `close`, or until the last array on it is gone.
+Mutable: a Reader fills its memory until all is there or `stop`; the memory lives as long as an array on it.
 """
 
 import contextlib
 import mmap
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Condition, Thread
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from qwen35.weights.reading import read_into
 
 OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
 
-_READERS = 4  # a disk's queue wants more than one; past four nothing was gained
+_NUM_THREADS = 4  # a disk's queue wants more than one; past four nothing was gained
 _PIECE = 16 << 20
 
 Bytes = NDArray[np.uint8]
@@ -32,33 +33,84 @@ class Extent:
     size_bytes: int
 
 
-def read_files(extents: Sequence[Extent], on_progress: OnProgress | None = None) -> list[Bytes]:
-    """Each file's bytes, one after another in one page-aligned block, on huge pages where there are any.
+class Reader:
+    """Reads files in the background into one page-aligned block of memory, on huge pages where there are any.
 
-    Sizes are multiples of a page. Read by a few threads, in order, `on_progress` from this one.
-    Raises CheckpointError, and DoesNotFit where memory is short.
+    `arrays` are the files' bytes, in place from the start on; what `wait_for` was asked for is there when it
+    returns. Sizes are multiples of a page.
     """
-    total = sum(extent.size_bytes for extent in extents)
-    block = _allocate(total)
-    arrays, pieces, start = [], [], 0
-    for extent in extents:
-        array = block[start : start + extent.size_bytes]
-        arrays.append(array)
-        pieces += [
-            (extent.path, begin, array[begin : begin + _PIECE]) for begin in range(0, array.size, _PIECE)
-        ]
-        start += extent.size_bytes
-    num_read = 0
-    with ThreadPoolExecutor(_READERS, "read") as pool:
-        try:
-            for num_bytes in pool.map(_read_piece, pieces):
-                num_read += num_bytes
-                if on_progress:
-                    on_progress(num_read, total)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return arrays
+
+    def __init__(self, extents: Sequence[Extent], on_progress: OnProgress | None = None) -> None:
+        """Start reading, each file from its beginning, one file after another.
+
+        `on_progress` hears of it in `wait_for` alone. Raises DoesNotFit where memory is short.
+        """
+        self._extents, self._on_progress = extents, on_progress
+        self._total = sum(extent.size_bytes for extent in extents)
+        block = _allocate(self._total)
+        self.arrays: list[Bytes] = []
+        start = 0
+        for extent in extents:
+            self.arrays.append(block[start : start + extent.size_bytes])
+            start += extent.size_bytes
+        begins = [range(0, extent.size_bytes, _PIECE) for extent in extents]
+        self._waiting = [deque(each) for each in begins]  # pieces that no thread has taken, by file
+        self._missing = [set(each) for each in begins]  # pieces that are not there yet
+        self._wanted = 0  # the file that is read first
+        self._num_read = 0
+        self._error: BaseException | None = None
+        self._changed = Condition()
+        for number in range(_NUM_THREADS):
+            # Daemons: a program that ends does not wait for gigabytes that nobody will look at.
+            Thread(target=self._read, name=f"read-{number}", daemon=True).start()
+
+    def wait_for(self, file: int, end: int) -> None:
+        """Return when the first `end` bytes of a file are there; it is read before the others now.
+
+        Raises the CheckpointError of whichever file could not be read.
+        """
+        with self._changed:
+            self._wanted = file
+            while self._error is None and min(self._missing[file], default=end) < end:
+                self._changed.wait()
+                self._report()
+            if self._error is not None:
+                raise self._error
+            self._report()
+
+    def stop(self) -> None:
+        """Read no further; the memory stays as it is."""
+        with self._changed:
+            for pieces in self._waiting:
+                pieces.clear()
+
+    def _report(self) -> None:
+        if self._on_progress:
+            self._on_progress(self._num_read, self._total)
+
+    def _read(self) -> None:
+        while (piece := self._take()) is not None:
+            file, begin = piece
+            target = self.arrays[file][begin : begin + _PIECE]
+            try:
+                read_into(self._extents[file].path, begin, memoryview(target.data))
+            except BaseException as error:  # for the thread that waits
+                self.stop()
+                with self._changed:
+                    self._error = self._error or error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._missing[file].discard(begin)
+                self._num_read += target.size
+                self._changed.notify_all()
+
+    def _take(self) -> tuple[int, int] | None:
+        with self._changed:
+            for file in (self._wanted, *range(len(self._waiting))):
+                if self._waiting[file]:
+                    return file, self._waiting[file].popleft()
+        return None
 
 
 def map_files(extents: Sequence[Extent]) -> list[Bytes]:
@@ -88,9 +140,3 @@ def _allocate(num_bytes: int) -> Bytes:
         with contextlib.suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
-
-
-def _read_piece(piece: tuple[Path, int, Bytes]) -> int:
-    path, begin, target = piece
-    read_into(path, begin, memoryview(target.data))
-    return target.size

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qwen35.config import ModelConfig
 from qwen35.errors import CheckpointError
 from qwen35.memory import available_memory
-from qwen35.weights.arena import Bytes, Extent, OnProgress, map_files, read_files
+from qwen35.weights.arena import Bytes, Extent, OnProgress, Reader, map_files
 from qwen35.weights.manifest import PACK_AGAIN, ExpertsEntry, Manifest, read_manifest
 from qwen35.weights.names import Projection
 from qwen35.weights.quantize import dequantise
@@ -32,41 +32,75 @@ class PackedModel:
     Two models whose `manifest.fingerprint` is the same are the same, bit by bit.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, config: ModelConfig, data: dict[str, Bytes]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        config: ModelConfig,
+        data: dict[str, Bytes],
+        reader: Reader | None,
+    ) -> None:
+        """`reader`: what still fills `data`; None where all of it is there."""
         self.folder = folder
         self.manifest = manifest
         self.config = config
         self._data: dict[str, Bytes] | None = data
+        self._reader = reader
 
     @classmethod
     def open(
         cls, folder: Path, load: LoadMode = "auto", on_progress: OnProgress | None = None
     ) -> "PackedModel":
-        """Check the manifest's own hash and every file's size, then read or map the weights.
+        """Check the manifest's own hash and every file's size, then map the weights or begin to read them.
 
-        "read" copies them into memory of this process, "mmap" uses the system's cache in place,
-        "auto" reads where all of it fits into the memory available, and maps where not. `on_progress` hears
-        bytes read and bytes in all. Raises CheckpointError, and DoesNotFit where memory is short.
+        "read" copies them into memory of this process, in the background: `wait_for` what an address is used
+        for. "mmap" uses the system's cache in place, "auto" reads where all of it fits into the memory
+        available, and maps where not. `on_progress` hears in `wait_for` of bytes read and bytes in all.
+        Raises CheckpointError, and DoesNotFit where memory is short.
         """
         manifest = open_manifest(folder)
         config = packed_config(folder, manifest)
         extents = [Extent(folder / name, manifest.files[name].size_bytes) for name in manifest.data_files]
         if load == "auto":
             load = "read" if manifest.data_bytes <= _ROOM * available_memory() else "mmap"
-        arrays = read_files(extents, on_progress) if load == "read" else map_files(extents)
+        reader = Reader(extents, on_progress) if load == "read" else None
+        arrays = reader.arrays if reader else map_files(extents)
         data = dict(zip(manifest.data_files, arrays, strict=True))
-        return cls(folder, manifest, config, data)
+        return cls(folder, manifest, config, data, reader)
+
+    def wait_for(self, prefix: str) -> None:
+        """Return when all tensors and experts whose names begin so are in memory.
+
+        Raises CheckpointError where a file could not be read.
+        """
+        if self._reader is None:
+            return
+        ends = dict.fromkeys(self.manifest.data_files, 0)
+        for name, entry in self.manifest.tensors.items():
+            if name.startswith(prefix):
+                ends[entry.file] = max(ends[entry.file], entry.offset + entry.size_bytes)
+        for layer, experts in self.manifest.experts.items():
+            if f"{layer}.".startswith(prefix):
+                end = experts.offset + experts.count * experts.stride
+                ends[experts.file] = max(ends[experts.file], end)
+        for file, end in enumerate(ends.values()):
+            if end:
+                self._reader.wait_for(file, end)
 
     def has(self, name: str) -> bool:
         return name in self.manifest.tensors
 
     def matrix(self, name: str) -> tuple[int, str, int, int]:
-        """Address, format, N and K (logical) of a matrix; "f32" is row by row without padding."""
+        """Address, format, N and K (logical) of a matrix; "f32" is row by row without padding.
+
+        The address is valid at once, what lies there after `wait_for(name)`; so it is with `experts`.
+        """
         entry = self.manifest.tensors[name]
         return self._address(entry.file, entry.offset), entry.format, *entry.matrix_shape
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """An unquantised tensor in its logical shape: a view of the weights, not to be written to."""
+        self.wait_for(name)
         entry = self.manifest.tensors[name]
         assert entry.format == F32, f"{name} is packed as {entry.format}"
         view = self._bytes(entry.file, entry.offset, entry.size_bytes).view("<f4").reshape(entry.shape)
@@ -91,6 +125,7 @@ class PackedModel:
 
     def dequantised(self, name: str) -> NDArray[np.float32]:
         """A tensor's weights in its logical shape, in new memory: for tests and for paths without kernels."""
+        self.wait_for(name)
         entry = self.manifest.tensors[name]
         if entry.format == F32:
             return self.vector(name).copy()
@@ -101,6 +136,7 @@ class PackedModel:
         self, layer: int | str, expert: int, projection: Projection
     ) -> NDArray[np.float32]:
         """One projection of one expert, (N, K), in new memory."""
+        self.wait_for(f"{_layer_name(layer)}.")
         entry = self.experts_entry(layer)
         part = entry.parts[projection]
         offset = entry.offset + expert * entry.stride + part.offset
@@ -113,6 +149,8 @@ class PackedModel:
         To close twice is nothing.
         """
         self._data = None
+        if self._reader:
+            self._reader.stop()
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 
 from qwen35.errors import CheckpointError, DoesNotFit
+from qwen35.weights import arena
+from qwen35.weights.arena import Extent, Reader
 from qwen35.weights.layout import EXPERTS, TEXT, VISION
 from qwen35.weights.manifest import MANIFEST, read_manifest
 from qwen35.weights.pack import pack
@@ -61,6 +65,7 @@ def test_every_way_to_load_gives_the_same_bytes(whole: Path, load: LoadMode) -> 
     import ctypes
 
     with PackedModel.open(whole, load) as model:
+        model.wait_for("")
         manifest = model.manifest
         for name, entry in manifest.tensors.items():
             address, format_name, n, k = model.matrix(name)
@@ -108,7 +113,56 @@ def test_close_is_safe(whole: Path) -> None:
 def test_progress_counts_to_the_end(whole: Path) -> None:
     steps: list[tuple[int, int]] = []
     model = PackedModel.open(whole, "read", lambda done, total: steps.append((done, total)))
+    model.wait_for("")
     assert steps[-1] == (model.manifest.data_bytes,) * 2
+
+
+def test_what_is_waited_for_is_there(whole: Path) -> None:
+    with PackedModel.open(whole, "mmap") as mapped:
+        for prefix in ("visual.", "language_model.norm", "mtp.", "language_model.layers.3."):
+            with PackedModel.open(whole, "read") as model:
+                model.wait_for(prefix)
+                for name, entry in model.manifest.tensors.items():
+                    if name.startswith(prefix):
+                        sides = [
+                            m._bytes(entry.file, entry.offset, entry.size_bytes) for m in (model, mapped)
+                        ]
+                        assert np.array_equal(*sides), name
+
+
+def test_a_file_that_fails_while_it_is_read_is_named(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(whole, copy)
+    model = PackedModel.open(copy, "mmap")
+    size_bytes = model.manifest.files["vision.bin"].size_bytes
+    extents = [Extent(copy / "text.bin", 4096), Extent(copy / "vision.bin", size_bytes + 4096)]
+    reader = Reader(extents)
+    with pytest.raises(CheckpointError, match=r"vision\.bin: became shorter"):
+        reader.wait_for(1, size_bytes + 4096)
+
+
+def test_the_file_that_is_waited_for_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture's encoder must not wait for the experts that lie before it."""
+    monkeypatch.setattr("qwen35.weights.arena._PIECE", 4096)
+    order, real, may_read = [], arena.read_into, threading.Semaphore(4)  # one piece for each thread
+
+    def read_slowly(path: Path, offset: int, memory: memoryview) -> None:
+        may_read.acquire()
+        order.append(path.name)
+        real(path, offset, memory)
+
+    monkeypatch.setattr("qwen35.weights.arena.read_into", read_slowly)
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x" * 4096 * 16)
+    reader = Reader([Extent(tmp_path / name, 4096 * 16) for name in ("a", "b")])
+    waiter = threading.Thread(target=reader.wait_for, args=(1, 4096 * 16))
+    waiter.start()
+    while reader._wanted != 1:
+        time.sleep(0.001)
+    may_read.release(1000)
+    waiter.join()
+    last = max(index for index, name in enumerate(order) if name == "b")
+    assert order[:last].count("a") <= 8 + 4  # taken before it was wanted, or while b's last ones were read
 
 
 def test_too_little_memory_is_said(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +176,7 @@ def test_too_little_memory_is_said(whole: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_auto_maps_what_does_not_fit(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qwen35.weights.packed.available_memory", lambda: 1000)
-    monkeypatch.setattr("qwen35.weights.packed.read_files", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("qwen35.weights.packed.Reader", lambda *_: pytest.fail("read"))
     PackedModel.open(whole).close()
 
 

@@ -101,7 +101,8 @@ class NativeBackend:
         chosen = np.empty((M, moe.num_experts_per_tok if moe else 0), np.int32)
         weights = np.empty(chosen.shape, np.float32)
         x_at, h_at, chosen_at, weights_at = map(address, (x, h, chosen, weights))
-        for index, layer in enumerate(self._layers.layers):
+        for index in range(self.config.text.num_hidden_layers):
+            layer = self._layers.layer(index)
             if layer.is_linear:
                 past = [cast(LinearMemory, state.layers[index]) for state in states]
                 left = [LinearMemory(np.empty_like(old.conv), np.empty_like(old.state)) for old in past]

@@ -1,7 +1,11 @@
-"""A packed model's weights as the library's structs: built once, addresses and shapes only."""
+"""A packed model's weights as the library's structs: addresses and shapes, built when first used.
+
+So the first prefill follows behind the reader of the weights, layer by layer.
+"""
 
 import ctypes
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -29,6 +33,10 @@ class Weights(Protocol):
     """What `weights.packed.PackedModel` offers. Names are our parameters' (no leading `model.`)."""
 
     config: ModelConfig
+
+    def wait_for(self, prefix: str) -> None:
+        """Return when all that is named so is in memory."""
+        ...
 
     def matrix(self, name: str) -> tuple[int, str, int, int]:
         """Address, format, N and K."""
@@ -60,16 +68,39 @@ class Layers:
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
         self._kept: list[object] = [weights]
-        config = weights.config
-        _check_sizes(config)
-        self.embedding = pointer(self._matrix("language_model.embed_tokens.weight"))
-        head = "language_model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-        self.head = pointer(self._matrix(head))
-        self.norm = self._vector("language_model.norm.weight")
-        self.layers = [self._layer(config.text, index) for index in range(config.text.num_hidden_layers)]
-        self.vision = pointer(self._vision()) if config.vision else None
-        if config.vision:
-            self.vision_positions = self._floats("visual.pos_embed.weight")
+        _check_sizes(weights.config)
+        self._layers: list[Layer] = []
+
+    @cached_property
+    def embedding(self) -> Pointer:
+        return self._whole("language_model.embed_tokens.weight")
+
+    @cached_property
+    def head(self) -> Pointer:
+        tied = self._weights.config.tie_word_embeddings
+        return self.embedding if tied else self._whole("lm_head.weight")
+
+    @cached_property
+    def norm(self) -> int:
+        return self._vector("language_model.norm.weight")
+
+    def layer(self, index: int) -> Layer:
+        while index >= len(self._layers):
+            self._layers.append(self._layer(self._weights.config.text, len(self._layers)))
+        return self._layers[index]
+
+    @cached_property
+    def vision(self) -> Pointer:
+        self._weights.wait_for("visual.")
+        return pointer(self._vision())
+
+    @cached_property
+    def vision_positions(self) -> NDArray[np.float32]:
+        return self._floats("visual.pos_embed.weight")
+
+    def _whole(self, name: str) -> Pointer:
+        self._weights.wait_for(name)
+        return pointer(self._matrix(name))
 
     def _matrix(self, name: str, *, needs_tiles: bool = False) -> Matrix:
         address, format_name, n, k = self._weights.matrix(name)
@@ -88,6 +119,7 @@ class Layers:
 
     def _layer(self, text: TextConfig, index: int) -> Layer:
         prefix = f"language_model.layers.{index}."
+        self._weights.wait_for(prefix)
         is_linear = text.layer_types[index] == "linear_attention"
         mixer = pointer(self._linear(text, prefix) if is_linear else self._attention(text, prefix))
         if text.moe is None:

@@ -50,7 +50,6 @@ def encode_pictures(
     grids: Sequence[tuple[int, int, int]],
 ) -> Floats:
     """Features (M, D) of patches (P, values) in merge order; `grids` are (time, height, width) each."""
-    assert layers.vision is not None
     merge = config.spatial_merge_size
     coordinates, positions, frames = [], [], []
     for (height, width), run in groupby((h, w) for t, h, w in grids for _ in range(t)):

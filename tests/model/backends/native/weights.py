@@ -60,6 +60,9 @@ class MemoryWeights:
         packed = self._matrices[name]
         return packed.data.ctypes.data, packed.format, *packed.dequantised.shape
 
+    def wait_for(self, prefix: str) -> None:
+        """All of it is there."""
+
     def vector(self, name: str) -> NDArray[np.float32]:
         return self._vectors[name]
 
