@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from qwen35.errors import DoesNotFit, Qwen35Error
 from qwencli.commands.ask import ask
+from qwencli.commands.cache import cache
 from qwencli.commands.doctor import doctor
 from qwencli.commands.models import models
 from qwencli.errors import OutputError, ReaderGone, UsageError, exit_code_for
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(doctor)
 app.add_typer(models, name="models")
+app.add_typer(cache, name="cache")
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -28,5 +28,9 @@ class Folders:
         return self.config / "config.toml"
 
     @property
+    def states(self) -> Path:
+        return self.cache / "states"
+
+    @property
     def models(self) -> Path:
         return self.data / "models"

@@ -155,6 +155,15 @@ Stop = Annotated[
 ]
 Seed = Annotated[int | None, _setting("--seed", metavar="N", help="Draw the same answer again.")]
 
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Compute everything anew, and save no state."),
+]
+Private = Annotated[
+    bool,
+    typer.Option("--private", help="Write nothing to disk: saved states are used, none is added."),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, on failure too.")]
 Jsonl = Annotated[
     bool,

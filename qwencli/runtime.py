@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from qwen35.engine.request import Request, SamplingOverrides
 from qwen35.errors import InputError
+from qwen35.memory import total_memory
 from qwen35.messages import ImagePart, Message, TextPart
 from qwen35.processing.image import TokenBounds
 from qwen35.processing.processor import Processor
+from qwencli.machine import free_disk
 from qwencli.media.attach import Attachment
 from qwencli.settings import Settings
 
 if TYPE_CHECKING:
     from qwen35.engine.engine import Engine
+    from qwen35.engine.load import States
 
 CPU_IMAGE_TOKENS = 2048  # more are minutes of work on a CPU
 
@@ -25,12 +28,13 @@ def load(
     processor: Processor,
     settings: Settings,
     cache: Path,
+    states: "States | None",
     on_progress: Callable[[int, int], None],
     notify: Callable[[str], None],
 ) -> "Engine":
     """The engine of the model in `folder`; `on_progress` gets bytes done and in total.
 
-    `cache`: a folder for a library that has to be compiled.
+    `cache`: a folder for a library that has to be compiled; `states` as `load_engine` takes them.
     """
     from qwen35.engine.load import load_engine
 
@@ -41,8 +45,25 @@ def load(
         load=settings.load,
         num_threads=settings.threads,
         cache=cache,
+        states=states,
         on_progress=on_progress,
         on_note=notify,
+    )
+
+
+def states_of(settings: Settings, folder: Path, *, is_private: bool) -> "States":
+    """Where states of prompts are kept, and how much of them.
+
+    Where the user says nothing: a fifth of the free disk, but at most 20 GB, and a tenth of the memory.
+    """
+    from qwen35.engine.load import States
+
+    disk, ram = settings.cache_disk, settings.cache_ram
+    return States(
+        folder,
+        min(20 * 10**9, free_disk(folder) // 5) if disk is None else disk,
+        total_memory() // 10 if ram is None else ram,
+        can_write=not is_private and disk != 0,
     )
 
 

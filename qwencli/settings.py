@@ -17,6 +17,7 @@ from qwencli.values import (
     AUTO_THINKING,
     ImageTokens,
     Thinking,
+    parse_bytes,
     parse_choice,
     parse_image_tokens,
     parse_number,
@@ -47,6 +48,8 @@ class Settings:
     device: str = "auto"
     load: LoadMode = "auto"
     threads: int | None = None
+    cache_disk: int | None = None  # bytes of saved states
+    cache_ram: int | None = None
 
     @classmethod
     def resolve(cls, flags: Mapping[str, Any], environ: Mapping[str, str], config_file: Path) -> "Settings":
@@ -83,6 +86,8 @@ PARSERS: dict[str, Parser] = {
     "device": parse_choice("auto", "cpu", "cuda"),
     "load": parse_choice("auto", "read", "mmap"),
     "threads": parse_whole(1),
+    "cache_disk": parse_bytes,
+    "cache_ram": parse_bytes,
 }
 
 

@@ -77,6 +77,19 @@ def parse_number(minimum: float, maximum: float) -> Callable[[str], float]:
     return parse
 
 
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_bytes(text: str) -> int:
+    """`8G`, `500M`, `1.5GB`: powers of ten; GiB and the like in powers of two. 0 is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", text.strip().upper())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size. Write it like 8G or 500M.")
+    number, unit, is_binary = match.groups()
+    factor = _UNITS[unit] if not is_binary else 1024 ** [*_UNITS].index(unit)
+    return int(float(number) * factor)
+
+
 def parse_choice(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:

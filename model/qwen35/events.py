@@ -51,8 +51,9 @@ class Prefilled:
     """The prompt is through; the next event carries text."""
 
     prompt_tokens: int
-    cached_tokens: int
+    cached_tokens: int  # of them, whose state was saved before
     seconds: float
+    miss_reason: str | None = None  # why not more of them; None where there could not be
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from qwencli.errors import ExitCode, UsageError
 from qwencli.render.record import Record, Style
 
 if TYPE_CHECKING:
+    from qwen35.engine.engine import Engine
+    from qwen35.engine.load import States
     from qwen35.events import Event
     from qwen35.messages import Message
     from qwencli.known_models import KnownModel
@@ -48,6 +50,8 @@ def ask(
     repetition_penalty: options.RepetitionPenalty = None,
     stop: options.Stop = None,
     seed: options.Seed = None,
+    no_cache: options.NoCache = False,
+    private: options.Private = False,
     json: options.Json = False,
     jsonl: options.Jsonl = False,
     dry_run: options.DryRun = False,
@@ -70,6 +74,7 @@ def ask(
     8 network, 9 output unwritable, 130 interrupted.
     """
     from qwen35.events import Note
+    from qwencli import runtime
     from qwencli.conversation import messages_of
     from qwencli.folders import Folders
     from qwencli.introduction import introduce
@@ -91,6 +96,7 @@ def ask(
     record: Record = context.obj
     record.model = known_model.name
     output = standard_output()
+    engine: Engine | None = None
     verbosity = Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
     with (
         Aside(verbosity, shows_reasoning=style == "text") as aside,
@@ -106,18 +112,23 @@ def ask(
 
         attachments = Attacher(pages, notify, aside.progress.update).attach_all(question.inputs)
         messages = messages_of(settings.system, attachments, question.prompt)
-        asked = _Asked(settings, known_model, folders.cache, attachments, messages, notify)
+        states = None if no_cache else runtime.states_of(settings, folders.states, is_private=private)
+        asked = _Asked(settings, known_model, folders.cache, states, attachments, messages, notify)
         if dry_run:
             _render_prompt(asked, record)
         else:
-            introduce(known_model, folders, notify)
-            _answer(asked, record, show, aside)
+            if not private:
+                introduce(known_model, folders, notify)
+            engine = _answer(asked, record, show, aside)
     if style != "text":
         record.print(output, style)
     elif dry_run:
         output.write_text(record.prompt_report())
     elif verbose:
         aside.figures(record.figures())
+    if engine is not None:
+        for note in engine.close():  # the answer is out: only now is waited for what is being saved
+            aside.show(Note(note))
     if record.finish_reason == "length":
         raise typer.Exit(ExitCode.INCOMPLETE)
 
@@ -127,12 +138,14 @@ class _Asked:
     settings: "Settings"
     model: "KnownModel"
     cache: Path
+    states: "States | None"
     attachments: "list[Attachment]"
     messages: "tuple[Message, ...]"
     notify: Callable[[str], None]
 
 
-def _answer(asked: _Asked, record: Record, show: "Callable[[Event], None]", aside: "Aside") -> None:
+def _answer(asked: _Asked, record: Record, show: "Callable[[Event], None]", aside: "Aside") -> "Engine":
+    """Ask the model. The engine that comes back may still be saving what it computed."""
     from qwen35.engine.engine import prepare
     from qwencli import runtime
 
@@ -149,7 +162,9 @@ def _answer(asked: _Asked, record: Record, show: "Callable[[Event], None]", asid
     prompt = prepare(processor, request)
     started = time.perf_counter()
     on_load(0, 0)
-    engine = runtime.load(asked.model.folder, processor, asked.settings, asked.cache, on_load, asked.notify)
+    engine = runtime.load(
+        asked.model.folder, processor, asked.settings, asked.cache, asked.states, on_load, asked.notify
+    )
     record.load_s += time.perf_counter() - started
     if prompt.media:
         aside.progress.update("looking at the pictures", 0, 0, "tokens")
@@ -162,6 +177,7 @@ def _answer(asked: _Asked, record: Record, show: "Callable[[Event], None]", asid
         asked.notify(
             f"the answer was cut after {record.usage.completion_tokens} tokens; see --max-tokens and --ctx"
         )
+    return engine
 
 
 def _render_prompt(asked: _Asked, record: Record) -> None:

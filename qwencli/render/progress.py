@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 0.5
 _BAR_WIDTH = 16
 
-Unit = Literal["bytes", "tokens"]
+Unit = Literal["bytes", "tokens", "files", "states"]
 
 
 class Progress:

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from qwen35.events import Event, Finished, Note, ReasoningDelta, TextDelta, Timings, Usage
+from qwen35.events import Event, Finished, Note, Prefilled, ReasoningDelta, TextDelta, Timings, Usage
 from qwencli.render.columns import facts
 from qwencli.render.output import Output
 
@@ -32,6 +32,7 @@ class Record:
     answer: str | None = None
     reasoning: str | None = None
     finish_reason: str | None = None
+    miss_reason: str | None = None  # why not more tokens were reused
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
     _is_printed: bool = False
@@ -44,6 +45,8 @@ class Record:
                 self.answer = (self.answer or "") + text
             case ReasoningDelta(text):
                 self.reasoning = (self.reasoning or "") + text
+            case Prefilled():
+                self.miss_reason = event.miss_reason
             case Finished():
                 self.answer = event.answer
                 self.reasoning = event.reasoning or None
@@ -74,6 +77,8 @@ class Record:
                 "model": f"{self.model}, loaded in {self.load_s:.1f} s",
                 "prompt": f"{usage.prompt_tokens:,} tokens{pictures}, "
                 f"{times.media_s + times.prefill_s:.2f} s, {times.prefill_tokens_per_s:,.0f} tokens/s",
+                "reused": f"{usage.cached_tokens:,} of {usage.prompt_tokens:,} tokens"
+                + (f"; {self.miss_reason}" if self.miss_reason else ""),
                 "answer": f"{usage.completion_tokens:,} tokens{reasoning}, {times.decode_s:.2f} s, "
                 f"{times.decode_tokens_per_s:,.1f} tokens/s",
                 "first": f"token after {times.first_token_s:.2f} s",
@@ -98,7 +103,7 @@ class Record:
             "timings": {name: round(value, 4) for name, value in timings.items()},
             "attachments": self.attachments,
             "chat_id": None,
-            "cache": {"reused_tokens": self.usage.cached_tokens, "reason": None},
+            "cache": {"reused_tokens": self.usage.cached_tokens, "reason": self.miss_reason},
             "notes": self.notes,
             "error": error,
         }

@@ -12,6 +12,7 @@ PREFILL_CHUNK = 512  # tokens; a multiple of the delta rule's chunk, and a step 
 
 class Backend(Protocol):
     name: str  # as `qwen doctor` and `-v` show it
+    numerics: str  # states computed under one name are the same, bit by bit: part of every cache key
 
     def new_state(self) -> ModelState: ...
 

@@ -43,6 +43,8 @@ class PlainBackend:
         self.model = model
         weight = model.language_model.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
+        threads = torch.get_num_threads()  # sums are parted among them
+        self.numerics = f"plain-1 torch {torch.__version__} {self.device} {self.dtype} {threads}"
 
     def new_state(self) -> ModelState:
         return ModelState(self.model.config.text, str(self.dtype).removeprefix("torch."))

@@ -1,12 +1,13 @@
 """One request from messages to events: prepare, prefill in chunks, then draw, tell, decode."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qwen35.backends.base import PREFILL_CHUNK, Backend
+from qwen35.cache.cache import Found, PromptCache, StateCache
 from qwen35.engine.request import GenerationDefaults, Request
 from qwen35.engine.sampler import Sampler
 from qwen35.engine.speech import THINK_END, Speech
@@ -56,6 +57,11 @@ class Engine:
     backend: Backend
     processor: Processor
     defaults: GenerationDefaults
+    cache: StateCache | None = None
+
+    def close(self, *, abandon: bool = False) -> list[str]:
+        """Wait until what was computed is saved (or not: `abandon`). Returns notes on what went wrong."""
+        return self.cache.close(abandon=abandon) if self.cache else []
 
     def generate(self, request: Request, prompt: ModelInput | None = None) -> Generator[Event]:
         """Answer one request, whose `prompt` the caller may have prepared already.
@@ -70,17 +76,24 @@ class Engine:
         room = context_limit(self.processor, request) - num_prompt
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
 
-        state = self.backend.new_state()
+        saved = self.cache.open(prompt) if self.cache else None
+        found = saved.found if saved else Found(None, 0, None)
+        state = found.state or self.backend.new_state()
         state.mrope_delta = prompt.mrope_delta
         logits = np.empty(0, np.float32)
         encoded = time.perf_counter()
-        features = yield from self._encode(prompt)
+        features = yield from self._encode(prompt, found.num_tokens, saved)
         media_s = time.perf_counter() - encoded
-        for end in self._chunk_ends(num_prompt):
-            logits = self._prefill(state, prompt, features, end)
+        boundaries = saved.boundaries if saved else ()
+        for end in _chunk_ends(found.num_tokens, num_prompt, boundaries):
+            logits = self._prefill(state, prompt, features, found.num_tokens, end)
+            if saved and end in boundaries:
+                saved.keep(state)
             yield PrefillProgress(end, num_prompt)
         prefilled = time.perf_counter()
-        yield Prefilled(num_prompt, 0, prefilled - start)
+        yield Prefilled(num_prompt, found.num_tokens, prefilled - start, found.reason)
+        if saved:
+            saved.keep_prompt()
 
         speech = Speech(
             self.processor.tokenizer, starts_in_reasoning=prompt.starts_in_reasoning, stop=request.stop
@@ -107,12 +120,15 @@ class Engine:
                 logits = self.backend.decode([state], np.array([token]))[0]
         yield from speech.finish()
         now = time.perf_counter()
+        for note in self.cache.take_notes() if self.cache else []:
+            yield Note(note)
         yield Finished(
             reason,
             speech.answer,
             speech.reasoning,
             Usage(
                 prompt_tokens=num_prompt,
+                cached_tokens=found.num_tokens,
                 image_tokens=sum(span.length for span in prompt.media),
                 completion_tokens=count,
                 reasoning_tokens=speech.num_reasoning_tokens,
@@ -124,36 +140,43 @@ class Engine:
                     first_token_s=first_token_s,
                     decode_s=now - prefilled,
                 ),
-                num_prompt,
+                num_prompt - found.num_tokens,
                 count,
             ),
         )
 
-    def _encode(self, prompt: ModelInput) -> Generator[Event, None, np.ndarray | None]:
-        """Features of all pictures, one picture after another."""
+    def _encode(
+        self, prompt: ModelInput, start: int, saved: PromptCache | None
+    ) -> Generator[Event, None, np.ndarray | None]:
+        """Features of all pictures from token `start` on, one picture after another."""
         if prompt.pixel_values is None:
             return None
-        total = sum(span.length for span in prompt.media)
+        total = sum(span.length for span in prompt.media if span.start >= start)
         features: list[np.ndarray] = []
         begin = done = 0
-        for span in prompt.media:
+        for index, span in enumerate(prompt.media):
             end = begin + span.grid[0] * span.grid[1] * span.grid[2]
-            features.append(self.backend.encode_pictures(prompt.pixel_values[begin:end], [span.grid]))
-            begin, done = end, done + span.length
+            patches, begin = prompt.pixel_values[begin:end], end
+            if span.start < start:  # a saved state has seen it
+                continue
+            known = saved.features(index) if saved else None
+            if known is None:
+                known = self.backend.encode_pictures(patches, [span.grid])
+                if saved:
+                    saved.keep_features(index, known)
+            features.append(known)
+            done += span.length
             yield PictureProgress(done, total)
-        return np.concatenate(features)
-
-    def _chunk_ends(self, num_tokens: int) -> list[int]:
-        return [*range(PREFILL_CHUNK, num_tokens, PREFILL_CHUNK), num_tokens]
+        return np.concatenate(features) if features else None
 
     def _prefill(
-        self, state: ModelState, prompt: ModelInput, features: np.ndarray | None, end: int
+        self, state: ModelState, prompt: ModelInput, features: np.ndarray | None, first: int, end: int
     ) -> np.ndarray:
-        """Take `state` on to token `end` of the prompt."""
+        """Take `state` on to token `end` of the prompt; `features` are of the pictures from `first` on."""
         start = state.num_tokens
         if features is not None:
-            # Features before and up to a token are as many as placeholders.
-            before = [_overlap(span.start, span.length, 0, start) for span in prompt.media]
+            # Features before and up to a token are as many as placeholders from token `first` on.
+            before = [_overlap(span.start, span.length, first, start) for span in prompt.media]
             inside = [_overlap(span.start, span.length, start, end) for span in prompt.media]
             features = features[sum(before) : sum(before) + sum(inside)] if sum(inside) else None
         return self.backend.prefill(state, prompt.ids[start:end], prompt.position_ids[:, start:end], features)
@@ -161,6 +184,12 @@ class Engine:
     def _is_budget_spent(self, request: Request, speech: Speech) -> bool:
         budget = request.thinking_budget
         return budget is not None and speech.is_reasoning and speech.num_reasoning_tokens >= budget
+
+
+def _chunk_ends(start: int, num_tokens: int, boundaries: Sequence[int]) -> list[int]:
+    """Where prefill pauses: at absolute multiples of the chunk, and where states are kept."""
+    ends = {*range(PREFILL_CHUNK, num_tokens, PREFILL_CHUNK), *boundaries, num_tokens}
+    return sorted(end for end in ends if end > start)
 
 
 def _overlap(start: int, length: int, low: int, high: int) -> int:

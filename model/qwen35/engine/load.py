@@ -1,19 +1,35 @@
 """A model folder to a ready Engine: which device, which dtype, which backend."""
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from qwen35.backends.base import Backend
 from qwen35.backends.native import library as native
 from qwen35.backends.native.backend import NativeBackend
+from qwen35.cache.cache import StateCache
+from qwen35.cache.store import Store
 from qwen35.cores import num_cores
 from qwen35.engine.engine import Engine
 from qwen35.engine.request import GenerationDefaults
 from qwen35.errors import DoesNotFit
 from qwen35.processing.processor import Processor
+from qwen35.weights.fingerprint import fingerprint
 from qwen35.weights.manifest import is_packed
 from qwen35.weights.packed import LoadMode, PackedModel
 
 COMPILING = "compiling the native kernels for this machine, once (half a minute)"
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Where computed states are kept, and how much of them. `folder` None: in memory alone."""
+
+    folder: Path | None
+    disk_bytes: int
+    ram_bytes: int
+    can_write: bool = True
 
 
 def load_engine(
@@ -25,6 +41,7 @@ def load_engine(
     load: LoadMode = "auto",
     num_threads: int | None = None,
     cache: Path | None = None,
+    states: States | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Engine:
@@ -33,7 +50,8 @@ def load_engine(
     `device` is auto, cpu or cuda; `dtype` None keeps the file's; `load` is how `PackedModel.open` brings
     packed weights into memory. A packed model runs on the native
     library and needs no torch, unless `device` is cuda. Where the library is missing it is compiled into
-    `cache`; if that fails, `on_note` hears of the slower way that is taken.
+    `cache`; if that fails, `on_note` hears of the slower way that is taken. `states` says where states of
+    prompts are kept; None computes all of them anew.
     `on_progress` hears bytes read and bytes in all. The small files are read first, so that a broken
     folder is reported before torch is imported. Raises CheckpointError, and DoesNotFit where the
     device is missing.
@@ -45,7 +63,7 @@ def load_engine(
         if library:
             weights = PackedModel.open(folder, load, on_progress)
             backend = NativeBackend(library, weights, num_threads=num_threads or num_cores())
-            return Engine(backend, processor, defaults)
+            return Engine(backend, processor, defaults, _cache(folder, backend, processor, states))
         if on_note:
             on_note(f"no native kernels ({reason}): {folder.name} is unpacked and runs on torch, slowly")
 
@@ -71,4 +89,18 @@ def load_engine(
             dtype=getattr(torch, dtype) if dtype else None,
             on_progress=on_progress,
         )
-    return Engine(PlainBackend(model), processor, defaults)
+    plain = PlainBackend(model)
+    return Engine(plain, processor, defaults, _cache(folder, plain, processor, states))
+
+
+def _cache(folder: Path, backend: Backend, processor: Processor, states: States | None) -> StateCache | None:
+    if states is None:
+        return None
+    return StateCache(
+        hashlib.sha256(f"{fingerprint(folder)} {backend.numerics}".encode()).hexdigest(),
+        backend.new_state,
+        lambda ids: processor.tokenizer.decode(ids, skip_special=False),
+        Store(states.folder, states.disk_bytes) if states.folder else None,
+        ram_bytes=states.ram_bytes,
+        can_write=states.can_write,
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from qwen35.config import ModelConfig
 from qwen35.errors import CheckpointError, InputError
 from qwen35.messages import ImagePart, Message, Part, TextPart
+from qwen35.processing.boundaries import find_boundaries
 from qwen35.processing.image import ImageProcessor, TokenBounds
 from qwen35.processing.positions import mrope_positions
 from qwen35.processing.template import ChatTemplate, ends_in_reasoning, normalise
@@ -48,6 +49,10 @@ class ModelInput:
     media: tuple[MediaSpan, ...]
     notes: tuple[str, ...]
     starts_in_reasoning: bool  # the prompt ends inside an open <think>
+    # Numbers of ids after which someone may come back with another continuation, ascending; among them
+    # the ends of pictures and documents.
+    boundaries: tuple[int, ...] = ()
+    document_ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +91,7 @@ class Processor:
         `enable_thinking` None leaves it to the template, `image_bounds` None to the checkpoint.
         Raises InputError for a conversation or a picture that the model cannot take.
         """
+        documents = [text for message in messages for text in self._documents(message)]
         messages = [self._protect(message) for message in normalise(messages)]
         pictures = [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
         sizes = [self._plan(picture, image_bounds) for picture in pictures]
@@ -95,7 +101,15 @@ class Processor:
             notes.append("this model has no chat template: it continues the text instead of answering")
         else:
             prompt = self.template.render(messages, enable_thinking=enable_thinking)
-        ids, media = self._expand(self.tokenizer.encode(prompt), pictures, sizes)
+        short_ids = self.tokenizer.encode(prompt)
+        boundaries = find_boundaries(
+            prompt,
+            short_ids,
+            documents,
+            self.tokenizer,
+            self.config.vision_end_token_id if pictures else None,
+        )
+        ids, media = self._expand(short_ids, pictures, sizes)
         grids = [span.grid for span in media]
         position_ids, mrope_delta = mrope_positions(ids, self.config, grids)
         return ModelInput(
@@ -108,7 +122,14 @@ class Processor:
             media=media,
             notes=tuple(notes),
             starts_in_reasoning=ends_in_reasoning(prompt),
+            boundaries=_expanded(boundaries.all, media),
+            document_ends=_expanded(boundaries.documents, media),
         )
+
+    def _documents(self, message: Message) -> list[str]:
+        """The texts that something follows in their message, protected."""
+        texts = [part.text for part in message.parts[:-1] if isinstance(part, TextPart)]
+        return [self.tokenizer.protect(text) for text in texts]
 
     def _protect(self, message: Message) -> Message:
         """Keep structure out of the text. An answer keeps the tokens that a model writes itself."""
@@ -199,3 +220,13 @@ class Processor:
             self.image.process(picture.pixels, bounds, out=values[start : start + count])
             start += count
         return values
+
+
+def _expanded(places: Sequence[int], media: Sequence[MediaSpan]) -> tuple[int, ...]:
+    """Numbers of ids with one placeholder a picture, as numbers of ids with all of them."""
+    grown, before, expanded = 0, list(media), []
+    for place in places:
+        while before and before[0].start < place + grown:
+            grown += before.pop(0).length - 1
+        expanded.append(place + grown)
+    return tuple(expanded)

@@ -16,6 +16,7 @@ from qwen35.errors import CheckpointError
 
 # A lone surrogate: not a Unicode scalar value, so no encodable text holds it.
 MARK = "\ud800"
+_TAIL = 2000  # characters in which a last word is looked for
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -75,6 +76,21 @@ class Tokenizer:
         pattern = self._special_pattern if special_only else self._added_pattern
         # After every character, so that strings that overlap are all broken.
         return pattern.sub(lambda match: MARK.join(match.group()) + MARK, _SURROGATE.sub("\ufffd", text))
+
+    def stable_end(self, text: str, end: int) -> int:
+        """The last place in text[:end] before which no continuation changes the ids.
+
+        That is where its last word begins. A word is what the pre-tokenizer takes as one, or an added token.
+        """
+        added = [*self._added_pattern.finditer(text, max(0, end - _TAIL), end)]
+        begin = added[-1].end() if added else max(0, end - _TAIL)
+        if not added and begin:
+            begin = text.find("\n", begin, end) + 1 or begin  # a word begins after a line's end
+        pre_tokenizer = self._backend.pre_tokenizer
+        words = pre_tokenizer.pre_tokenize_str(unmarked(text[begin:end])) if pre_tokenizer else []
+        if not words or MARK in text[begin:end]:  # offsets are those of the unmarked text
+            return begin
+        return begin + int(words[-1][1][0])
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of `ids`; an incomplete character at either end becomes U+FFFD.

@@ -30,6 +30,8 @@ class NativeBackend:
     Not for two threads at once. Raises DoesNotFit where `QWEN_CPU` asks for kernels that cannot run here.
     """
 
+    numerics = NUMERICS
+
     def __init__(
         self, library: Library, weights: Weights, *, num_threads: int = 1, isa: str | None = None
     ) -> None:

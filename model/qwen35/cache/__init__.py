@@ -1,0 +1,5 @@
+"""States of prompts, kept so that nothing is computed twice: in memory and on disk, over restarts.
+
+`keys` says what a state is the state of, `blobs` how it looks in files, `store` which files there are,
+`cache` what the engine asks of all that.
+"""

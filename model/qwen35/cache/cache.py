@@ -1,0 +1,291 @@
+"""What the engine asks: which part of a prompt was computed before, and to keep what is computed now."""
+
+import contextlib
+import queue
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Thread
+
+import numpy as np
+
+from qwen35.backends.base import PREFILL_CHUNK, Backend
+from qwen35.cache.blobs import BadBlob, is_close
+from qwen35.cache.keys import Medium, media_of, prefix_keys
+from qwen35.cache.store import CacheTrouble, Snapshot, Store
+from qwen35.processing.processor import ModelInput
+from qwen35.state import BLOCK_TOKENS, ModelState
+
+STEP_TOKENS = 4096  # of long text, from one saved state to the next
+MIN_TOKENS = 32  # that a state must spare to be worth its bytes, unless it ends a picture or a document
+LABEL_TOKENS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was there: a state of the prompt's first `num_tokens` tokens (None: nothing)."""
+
+    state: ModelState | None
+    num_tokens: int
+    reason: str | None  # why it is not more; None where it could not be
+
+
+class StateCache:
+    """In memory and, with a `store`, on disk; of one model with one kind of numerics.
+
+    Saving happens in a thread of its own, in order. Nothing that goes wrong here stops an answer: it is
+    a miss, and a line in `notes`. Not for two threads at once.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        new_state: Callable[[], ModelState],
+        decode: Callable[[Sequence[int]], str],
+        store: Store | None,
+        *,
+        ram_bytes: int,
+        can_write: bool = True,
+    ) -> None:
+        """`model` names weights and numerics, `decode` gives the text of ids."""
+        self.notes: list[str] = []
+        self.model, self.decode, self._new_state, self._store = model, decode, new_state, store
+        self._ram_bytes, self._can_write = ram_bytes, can_write
+        self._ram: OrderedDict[str, ModelState] = OrderedDict()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._saver: Thread | None = None
+
+    def open(self, prompt: ModelInput) -> "PromptCache":
+        return PromptCache(self, prompt)
+
+    def close(self, *, abandon: bool = False) -> list[str]:
+        """Wait until all is saved (or not: `abandon`). Returns the notes that nobody has heard yet."""
+        if self._saver is not None and not abandon:
+            self._jobs.put(None)
+            self._saver.join()
+        self._saver = None
+        return self.take_notes()
+
+    def take_notes(self) -> list[str]:
+        notes, self.notes = self.notes, []
+        return notes
+
+    def find(self, prompt: ModelInput, media: Sequence[Medium]) -> Found:
+        """The deepest state of this prompt that leaves at least its last token to be computed."""
+        try:
+            return self._find(prompt, media, frozenset())
+        except CacheTrouble as trouble:
+            self.notes.append(str(trouble))
+            return Found(None, 0, "the cache cannot be used")
+
+    def _find(self, prompt: ModelInput, media: Sequence[Medium], damaged: frozenset[str]) -> Found:
+        """`damaged` are keys that were tried in vain."""
+        last = len(prompt.ids) - 1
+        on_disk = self._store.lengths(self.model) if self._store else []
+        lengths = {n for n in (*on_disk, *(state.num_tokens for state in self._ram.values())) if n <= last}
+        keys = prefix_keys(self.model, prompt.ids, media, lengths)
+        in_ram = max((n for n, key in keys.items() if key in self._ram), default=0)
+        found, evicted = None, 0
+        if self._store:
+            deeper = {n: key for n, key in keys.items() if n > in_ram and key not in damaged}
+            found, evicted = self._store.deepest(deeper)
+        if found is not None:
+            assert self._store is not None
+            state = self._new_state()
+            try:
+                self._store.load(found, self.block_keys(prompt.ids, media, found.num_tokens), state)
+            except BadBlob as error:
+                self.notes.append(f"a saved state is computed again: {error}")
+                less = self._find(prompt, media, damaged | {found.key})
+                return Found(less.state, less.num_tokens, "what was saved is damaged")
+            self._remember(found.key, state)
+        elif in_ram:
+            self._ram.move_to_end(keys[in_ram])
+            state = self._ram[keys[in_ram]]
+        else:
+            return Found(None, 0, self._reason(prompt, media, 0, evicted))
+        reason = self._reason(prompt, media, state.num_tokens, evicted)
+        return Found(state.fork(), state.num_tokens, reason)
+
+    def _reason(
+        self, prompt: ModelInput, media: Sequence[Medium], num_found: int, num_evicted: int
+    ) -> str | None:
+        if num_found >= max(prompt.boundaries, default=0):
+            return None
+        if num_evicted > num_found:
+            return f"{num_evicted:,} tokens were saved, and had to make room"
+        if self._store is None:
+            return "nothing was saved before"
+        ids, best = _marked(prompt.ids, media), None
+        for earlier in self._store.prompts(self.model):
+            same = _num_same(ids, earlier)
+            if best is None or same > best:
+                best = same
+        if best is None:
+            others = self._store.other_models(self.model)
+            return "what is saved is of other models or kernels" if others else "nothing was saved before"
+        if best == len(ids):
+            return None
+        if ids[best] < 0:
+            what = "another picture, or the same in another size"
+        else:
+            what = repr(self.decode([int(i) for i in prompt.ids[best : best + 8]]))
+        return f"after {best:,} tokens this prompt differs from those before: {what}"
+
+    def keep(self, snapshot: Snapshot, state: ModelState) -> None:
+        """Keep a state; on disk as soon as the thread comes to it."""
+        own = state.fork()
+        self._remember(snapshot.key, own)
+        if self._store and self._can_write:
+            store = self._store
+            self._later(lambda: store.save(snapshot, own))
+
+    def keep_prompt(self, prompt: ModelInput, media: Sequence[Medium]) -> None:
+        if self._store and self._can_write:
+            store, ids = self._store, _marked(prompt.ids, media)
+            self._later(lambda: store.save_prompt(self.model, ids))
+
+    def features(self, key: bytes) -> np.ndarray | None:
+        with contextlib.suppress(CacheTrouble):
+            return self._store.features(self.model, key.hex()) if self._store else None
+        return None
+
+    def keep_features(self, key: bytes, features: np.ndarray) -> None:
+        if self._store and self._can_write:
+            store = self._store
+            self._later(lambda: store.save_features(self.model, key.hex(), features))
+
+    def block_keys(self, ids: np.ndarray, media: Sequence[Medium], num_tokens: int) -> tuple[str, ...]:
+        """Keys of the whole blocks among the first `num_tokens` ids."""
+        ends = range(BLOCK_TOKENS, num_tokens + 1, BLOCK_TOKENS)
+        # A block that ends within a picture goes by the picture's end: what it holds depends on all of it.
+        whole = {end: next((m.end for m in media if m.start < end < m.end), end) for end in ends}
+        keys = prefix_keys(self.model, ids, media, whole.values())
+        return tuple(keys[whole[end]] if whole[end] == end else f"{keys[whole[end]]}-{end}" for end in ends)
+
+    def compute_anew(
+        self, backend: Backend, sample: int, on_progress: Callable[[int, int], None]
+    ) -> tuple[int, list[str]]:
+        """Compute up to `sample` saved states of text again. Returns how many came out the same, and the keys
+        of the others. `on_progress` hears states done and in all. Raises CacheTrouble."""
+        assert self._store is not None
+        same = 0
+        different: list[str] = []
+        for ids, snapshot in self._texts(sample):
+            on_progress(same + len(different), sample)
+            saved, computed = self._new_state(), self._new_state()
+            try:
+                self._store.load(snapshot, self.block_keys(ids, (), snapshot.num_tokens), saved)
+            except BadBlob:
+                different.append(snapshot.key)
+                continue
+            positions = np.broadcast_to(np.arange(snapshot.num_tokens), (3, snapshot.num_tokens))
+            for begin in range(0, snapshot.num_tokens, PREFILL_CHUNK):
+                part = slice(begin, min(begin + PREFILL_CHUNK, snapshot.num_tokens))
+                backend.prefill(computed, ids[part], np.ascontiguousarray(positions[:, part]), None)
+            if is_close(saved, computed):
+                same += 1
+            else:
+                different.append(snapshot.key)
+        return same, different
+
+    def _texts(self, sample: int) -> list[tuple[np.ndarray, Snapshot]]:
+        """Snapshots of this model that begin remembered prompts and hold no picture, with those ids."""
+        assert self._store is not None
+        found: dict[str, tuple[np.ndarray, Snapshot]] = {}
+        lengths = self._store.lengths(self.model)
+        for ids in self._store.prompts(self.model):
+            size = next(iter(np.flatnonzero(ids < 0)), len(ids))
+            for length, key in prefix_keys(self.model, ids[:size], (), lengths).items():
+                snapshot, _ = self._store.deepest({length: key})
+                if snapshot is not None:
+                    found.setdefault(key, (ids[:length], snapshot))
+            if len(found) >= sample:
+                break
+        return list(found.values())[:sample]
+
+    def _remember(self, key: str, state: ModelState) -> None:
+        self._ram[key] = state
+        self._ram.move_to_end(key)
+        # Shared blocks are counted again for each owner: the budget is kept, sometimes too well.
+        while self._ram and sum(state.size_bytes for state in self._ram.values()) > self._ram_bytes:
+            self._ram.popitem(last=False)
+
+    def _later(self, job: Callable[[], None]) -> None:
+        if self._saver is None:
+            self._saver = Thread(target=self._save, name="save-states", daemon=True)
+            self._saver.start()
+        self._jobs.put(job)
+
+    def _save(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except CacheTrouble as trouble:
+                if str(trouble) not in self.notes:
+                    self.notes.append(str(trouble))
+
+
+class PromptCache:
+    """One prompt's view: what is known of it (`found`), and after how many tokens to keep its states."""
+
+    def __init__(self, cache: StateCache, prompt: ModelInput) -> None:
+        self._cache, self._prompt = cache, prompt
+        self._media = media_of(prompt)
+        self.found = cache.find(prompt, self._media)
+        self.boundaries = _chosen(prompt, self.found.num_tokens)
+        self._keys = prefix_keys(cache.model, prompt.ids, self._media, self.boundaries)
+        self._last = self.found.num_tokens
+
+    def keep(self, state: ModelState) -> None:
+        """`state` has come to one of the `boundaries`."""
+        n = state.num_tokens
+        blocks = self._cache.block_keys(self._prompt.ids, self._media, n)
+        ids = [int(i) for i in self._prompt.ids[max(0, n - LABEL_TOKENS) : n]]
+        label = " ".join(self._cache.decode(ids).split())
+        snapshot = Snapshot(self._keys[n], self._cache.model, n, blocks, n - self._last, label)
+        self._cache.keep(snapshot, state)
+        self._last = n
+
+    def keep_prompt(self) -> None:
+        self._cache.keep_prompt(self._prompt, self._media)
+
+    def features(self, index: int) -> np.ndarray | None:
+        """Of the index-th picture, as they were saved."""
+        return self._cache.features(self._media[index].key)
+
+    def keep_features(self, index: int, features: np.ndarray) -> None:
+        self._cache.keep_features(self._media[index].key, features)
+
+
+def _chosen(prompt: ModelInput, start: int) -> tuple[int, ...]:
+    """Of the places where someone may come back, and regular ones in long text, those worth their bytes."""
+    spans = [(span.start, span.start + span.length) for span in prompt.media]
+    steps = [
+        n
+        for n in range(STEP_TOKENS, len(prompt.ids), STEP_TOKENS)
+        if not any(begin < n < end for begin, end in spans)
+    ]
+    places = sorted({n for n in (*prompt.boundaries, *steps) if start < n < len(prompt.ids)})
+    ends = {*prompt.document_ends}
+    chosen, last = [], start
+    for n in places:
+        if n in ends or n - last >= MIN_TOKENS:
+            chosen.append(n)
+            last = n
+    return tuple(chosen)
+
+
+def _marked(ids: np.ndarray, media: Sequence[Medium]) -> np.ndarray:
+    """The ids (T,) int64, each picture's placeholders replaced by a negative number of its own."""
+    ids = ids.astype(np.int64)
+    for medium in media:
+        ids[medium.start : medium.end] = -1 - int.from_bytes(medium.key[:7], "little")
+    return ids
+
+
+def _num_same(a: np.ndarray, b: np.ndarray) -> int:
+    """The length of the beginning that both share."""
+    size = min(len(a), len(b))
+    differs = np.flatnonzero(a[:size] != b[:size])
+    return int(differs[0]) if len(differs) else size

@@ -1,0 +1,54 @@
+"""Where in a prompt someone may come back to: after a message, after a picture, after a document.
+
+Only the cache's yield depends on these places, never what is found there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwen35.processing.tokenizer import Tokenizer
+
+MESSAGE_START = "<|im_start|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """Numbers of ids, ascending, before placeholders are expanded. `documents` are among `all`."""
+
+    all: tuple[int, ...]
+    documents: tuple[int, ...]  # the ends of texts and pictures that something follows in their message
+
+
+def find_boundaries(
+    prompt: str, ids: Sequence[int], texts: Sequence[str], tokenizer: Tokenizer, picture_end: int | None
+) -> Boundaries:
+    """Of a rendered `prompt` with these `ids`, one placeholder a picture.
+
+    `texts` are those that something follows in their message, in order; `picture_end` is the id that closes
+    a picture. A message ends where the next one starts.
+    """
+    start = tokenizer.id_of(MESSAGE_START)
+    messages_end = {n for n, token in enumerate(ids) if token == start and n}
+    pictures = {n + 1 for n, token in enumerate(ids) if token == picture_end}
+    documents = pictures | _text_ends(prompt, ids, texts, tokenizer)
+    return Boundaries(tuple(sorted(messages_end | documents)), tuple(sorted(documents)))
+
+
+def _text_ends(prompt: str, ids: Sequence[int], texts: Sequence[str], tokenizer: Tokenizer) -> set[int]:
+    """The ends of `texts`, moved back to where no continuation changes the ids."""
+    ends: set[int] = set()
+    place = cut = num_ids = 0  # the prompt up to `cut` has `num_ids` ids
+    for text in texts:
+        # A template may strip what it is given.
+        found = prompt.find(text.strip(), place) if text.strip() else -1
+        if found < 0:
+            continue
+        place = found + len(text.strip())
+        stable = tokenizer.stable_end(prompt, place)
+        if stable <= cut:
+            continue
+        more = tokenizer.encode(prompt[cut:stable])
+        if list(ids[num_ids : num_ids + len(more)]) == more:
+            cut, num_ids = stable, num_ids + len(more)
+            ends.add(num_ids)
+    return ends
