@@ -119,7 +119,9 @@ def test_drafts_cost_the_trunk_nothing(maker: BatchMaker, tmp_path: Path) -> Non
     for with_drafts in (False, True):
         run.model.zero_grad()
         balance, generator = RouterBalance(run.model), torch.Generator().manual_seed(0)
-        losses = answer_loss(run.model, run.codes, batch, balance, generator, with_drafts=with_drafts)
+        losses = answer_loss(
+            run.model, run.codes, batch, balance, generator, pointing=None, with_drafts=with_drafts
+        )
         losses.total.backward()
         gradients.append(run.model.language_model.layers[0].linear_attn.in_proj_z.weight.grad.clone())
     # The balance of the MTP layer's router enters the mean over routers, nothing else.
