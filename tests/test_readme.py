@@ -29,7 +29,7 @@ def blocks(text: str) -> list[list[str]]:
 
 
 COMMANDS = [
-    line for block in blocks(README) for line in block if re.search(r"\bqwen (ask|models|doctor)", line)
+    line for block in blocks(README) for line in block if re.search(r"\bqwen (ask|models|doctor|cache)", line)
 ]
 OWN_COMMANDS = [line for line in COMMANDS if not line.startswith("pip")]
 TABLE_COMMANDS = re.findall(r"`(qwen ask [^`]+)`", EXAMPLES)
@@ -82,8 +82,10 @@ def run(command: str, place: Path, site: str) -> subprocess.CompletedProcess[str
         "HF_HUB_CACHE": str(place / "hub"),
         "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'model'}",
-        # The models here say what they say: answers need not end by themselves.
+        # The models here say what they say: answers need not end by themselves. A command packs a random
+        # model, which would answer in mini's place from then on.
         "QWEN_MAX_TOKENS": "200",
+        "QWEN_MODEL": "mini",
     }
     return subprocess.run(
         ["bash", "-c", command.replace("https://example.org/", site)],

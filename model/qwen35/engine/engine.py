@@ -1,7 +1,7 @@
 """One request from messages to events: prepare, prefill in chunks, then draw, tell, decode."""
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from qwen35.events import (
     Timings,
     Usage,
 )
+from qwen35.messages import Message
 from qwen35.processing.processor import ModelInput, Processor
 from qwen35.state import ModelState
 
@@ -48,6 +49,16 @@ def context_limit(processor: Processor, request: Request) -> int:
     """Tokens of prompt and answer together."""
     limit = processor.config.text.max_position_embeddings
     return limit if request.max_context is None else min(limit, request.max_context)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """A prompt that went through the model: its state, the logits after its last token, seconds."""
+
+    state: ModelState
+    logits: np.ndarray
+    media_s: float
+    prefill_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,18 +89,8 @@ class Engine:
 
         saved = self.cache.open(prompt) if self.cache else None
         found = saved.found if saved else Found(None, 0, None)
-        state = found.state or self.backend.new_state()
-        state.mrope_delta = prompt.mrope_delta
-        logits = np.empty(0, np.float32)
-        encoded = time.perf_counter()
-        features = yield from self._encode(prompt, found.num_tokens, saved)
-        media_s = time.perf_counter() - encoded
-        boundaries = saved.boundaries if saved else ()
-        for end in _chunk_ends(found.num_tokens, num_prompt, boundaries):
-            logits = self._prefill(state, prompt, features, found.num_tokens, end)
-            if saved and end in boundaries:
-                saved.keep(state)
-            yield PrefillProgress(end, num_prompt)
+        read = yield from self._read(prompt, saved, num_prompt)
+        state, logits = read.state, read.logits
         prefilled = time.perf_counter()
         yield Prefilled(num_prompt, found.num_tokens, prefilled - start, found.reason)
         if saved:
@@ -135,8 +136,8 @@ class Engine:
             ),
             _rates(
                 Timings(
-                    media_s=media_s,
-                    prefill_s=prefilled - encoded - media_s,
+                    media_s=read.media_s,
+                    prefill_s=read.prefill_s,
                     first_token_s=first_token_s,
                     decode_s=now - prefilled,
                 ),
@@ -144,6 +145,50 @@ class Engine:
                 count,
             ),
         )
+
+    def read_ahead(self, request: Request, is_wanted: Callable[[], bool]) -> int:
+        """Bring the saved state of a conversation to its end, where the user's next message will begin.
+
+        A template may show a past answer otherwise than it was written (without its reasoning): what that
+        leaves to compute is computed here, while the user reads and types. It stops between two steps when
+        it `is_wanted` no more. Returns the tokens computed. Without a cache nothing is done.
+        """
+        if self.cache is None:
+            return 0
+        to_come = Message.of_text("user", "-")  # whatever it will say: the state ends before it
+        prompt = prepare(self.processor, replace(request, messages=(*request.messages, to_come)))
+        starts = [n for n in prompt.boundaries if n not in prompt.document_ends]
+        saved = self.cache.open(prompt)
+        first = saved.found.num_tokens
+        if len(starts) < 2 or (end := starts[-2]) <= first:  # the last one is that of the answer
+            return 0
+        reading = self._read(prompt, saved, end)
+        while is_wanted():
+            try:
+                next(reading)
+            except StopIteration as stop:
+                saved.keep(stop.value.state)
+                return end - first
+        return 0
+
+    def _read(
+        self, prompt: ModelInput, saved: PromptCache | None, num_tokens: int
+    ) -> Generator[Event, None, Read]:
+        """Bring a state to the first `num_tokens` tokens of the prompt, from where a saved one is."""
+        found = saved.found if saved else Found(None, 0, None)
+        start = time.perf_counter()
+        features = yield from self._encode(prompt, found.num_tokens, saved)
+        encoded = time.perf_counter()
+        state = found.state or self.backend.new_state()
+        state.mrope_delta = prompt.mrope_delta
+        logits = np.empty(0, np.float32)
+        boundaries = saved.boundaries if saved else ()
+        for end in _chunk_ends(found.num_tokens, num_tokens, boundaries):
+            logits = self._prefill(state, prompt, features, found.num_tokens, end)
+            if saved and end in boundaries:
+                saved.keep(state)
+            yield PrefillProgress(end, num_tokens)
+        return Read(state, logits, encoded - start, time.perf_counter() - encoded)
 
     def _encode(
         self, prompt: ModelInput, start: int, saved: PromptCache | None
@@ -189,7 +234,7 @@ class Engine:
 def _chunk_ends(start: int, num_tokens: int, boundaries: Sequence[int]) -> list[int]:
     """Where prefill pauses: at absolute multiples of the chunk, and where states are kept."""
     ends = {*range(PREFILL_CHUNK, num_tokens, PREFILL_CHUNK), *boundaries, num_tokens}
-    return sorted(end for end in ends if end > start)
+    return sorted(end for end in ends if start < end <= num_tokens)
 
 
 def _overlap(start: int, length: int, low: int, high: int) -> int:
