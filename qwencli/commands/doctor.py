@@ -9,6 +9,7 @@ from qwencli import options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qwencli.folders import Folders
     from qwencli.machine import Machine
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "pillow", "pypdfium2", "huggingface-hub")
@@ -42,6 +43,7 @@ def doctor(json: options.Json = False) -> None:
         "native": _native(folders.cache),
         "folders": {name: str(folder) for name, folder in places.items()},
         "disk_free_bytes": free_disk(folders.data),
+        "saved_states": _saved_states(folders),
         "models": [model.name for model in known_models(folders) if is_supported(model)],
     }
     output = standard_output()
@@ -70,6 +72,7 @@ def _report(values: dict[str, Any], machine: "Machine") -> str:
         "other models": "plain (torch)",
         "packages": ", ".join(f"{name} {number}" for name, number in values["packages"].items()),
         "free disk": f"{size(values['disk_free_bytes'])} for the data folder",
+        "saved states": values["saved_states"],
         "models": ", ".join(values["models"]) or "none",
     }
     lines |= {f"{name} folder": folder for name, folder in values["folders"].items()}
@@ -97,6 +100,21 @@ def _native(cache: "Path") -> str:
         return f"native ({Context(library, 1, forced_isa()).isa} kernels, {library.path})"
     except DoesNotFit as error:
         return str(error)
+
+
+def _saved_states(folders: "Folders") -> str:
+    from qwen35.cache.store import CacheTrouble, Store
+    from qwencli import runtime
+    from qwencli.render.columns import size
+    from qwencli.settings import Settings
+
+    settings = Settings.resolve({}, os.environ, folders.config_file)
+    budget = runtime.states_of(settings, folders.states, is_private=True).disk_bytes
+    try:
+        totals = Store(folders.states, budget, can_write=False).totals()
+    except CacheTrouble as trouble:
+        return str(trouble)
+    return f"{totals.snapshots:,}, {size(totals.size_bytes)} of at most {size(budget)}"
 
 
 def _cuda_device() -> str | None:
