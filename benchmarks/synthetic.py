@@ -11,9 +11,11 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 VOCAB_SIZE = 248320
@@ -21,6 +23,7 @@ NUM_BASE_TOKENS = 248044
 HEAD_DIM, LINEAR_KEY_HEADS, LINEAR_HEAD_DIM, CONV_WIDTH = 256, 16, 128, 4
 SHARD_BYTES = 2 * 2**30
 POOL_VALUES = 2**24 + 17  # no multiple of any row, so that tensors differ
+DEVIATION = 0.02  # of a matrix's values
 
 # In the order of their ids. Most of them stand in pairs, which is how they are written here.
 SPECIAL_TOKENS = (
@@ -68,12 +71,18 @@ class Size:
     num_experts: int = 0
     num_experts_per_tok: int = 0
     has_mtp: bool = True
+    num_base_tokens: int = NUM_BASE_TOKENS  # the special tokens' ids follow
+    vocab_size: int = VOCAB_SIZE
 
     @property
     def layer_types(self) -> list[str]:
         return ["linear_attention", "linear_attention", "linear_attention", "full_attention"] * (
             self.num_layers // 4
         )
+
+    def token_id(self, special: str) -> int:
+        """Of one of SPECIAL_TOKENS."""
+        return self.num_base_tokens + SPECIAL_TOKENS.index(special)
 
 
 VISION_SMALL, VISION_MIDDLE = Vision(12, 768, 12, 3072), Vision(24, 1024, 16, 4096)
@@ -87,6 +96,25 @@ SIZES = {
     "35b-a3b": Size(2048, 40, 16, 2, 32, 512, VISION_LARGE, num_experts=256, num_experts_per_tok=8),
     "122b-a10b": Size(3072, 48, 32, 2, 64, 1024, VISION_LARGE, num_experts=256, num_experts_per_tok=8),
     "397b-a17b": Size(4096, 60, 32, 2, 64, 1024, VISION_LARGE, num_experts=512, num_experts_per_tok=10),
+}
+
+# No models of the family: for tests of the benchmarks, which take seconds with them.
+TINY_SIZES = {
+    "tiny": Size(
+        *(128, 4, 2, 1, 16, 192, Vision(2, 128, 2, 256)),
+        is_tied=True,
+        has_mtp=False,
+        num_base_tokens=512,
+        vocab_size=576,
+    ),
+    "tiny-moe": Size(
+        *(128, 4, 2, 1, 16, 64, Vision(2, 128, 2, 256)),
+        num_experts=8,
+        num_experts_per_tok=2,
+        has_mtp=False,
+        num_base_tokens=512,
+        vocab_size=576,
+    ),
 }
 
 
@@ -105,7 +133,7 @@ def config_json(size: Size) -> dict:
     text = {
         "model_type": f"{kind}_text",
         "dtype": "bfloat16",
-        "vocab_size": VOCAB_SIZE,
+        "vocab_size": size.vocab_size,
         "hidden_size": size.hidden_size,
         "num_hidden_layers": size.num_layers,
         "layer_types": size.layer_types,
@@ -126,7 +154,7 @@ def config_json(size: Size) -> dict:
         "mtp_num_hidden_layers": int(size.has_mtp),
         "mtp_use_dedicated_embeddings": False,
         "mamba_ssm_dtype": "float32",
-        "eos_token_id": SPECIAL_TOKENS.index("<|endoftext|>") + NUM_BASE_TOKENS,
+        "eos_token_id": size.token_id("<|endoftext|>"),
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 10_000_000,
@@ -151,7 +179,7 @@ def config_json(size: Size) -> dict:
         "deepstack_visual_indexes": [],
     }
     token_ids = {
-        f"{name}_id": SPECIAL_TOKENS.index(f"<|{token}|>") + NUM_BASE_TOKENS
+        f"{name}_id": size.token_id(f"<|{token}|>")
         for name, token in (
             ("image_token", "image_pad"),
             ("video_token", "video_pad"),
@@ -174,12 +202,12 @@ Tensors = Iterator[tuple[str, tuple[int, ...]]]
 
 def tensors(size: Size) -> Tensors:
     """Every tensor's name and shape, in the order of the files."""
-    yield "model.language_model.embed_tokens.weight", (VOCAB_SIZE, size.hidden_size)
+    yield "model.language_model.embed_tokens.weight", (size.vocab_size, size.hidden_size)
     for index, layer_type in enumerate(size.layer_types):
         yield from _layer(f"model.language_model.layers.{index}.", size, layer_type, fused=True)
     yield "model.language_model.norm.weight", (size.hidden_size,)
     if not size.is_tied:
-        yield "lm_head.weight", (VOCAB_SIZE, size.hidden_size)
+        yield "lm_head.weight", (size.vocab_size, size.hidden_size)
     yield from _vision(size)
     if size.has_mtp:
         D = size.hidden_size
@@ -267,38 +295,63 @@ def is_float32(name: str) -> bool:
     return name.endswith(("A_log", "linear_attn.norm.weight"))
 
 
-class RandomBytes:
-    """Values as a trained model might have them, as bytes of bf16 (or float32 where the files have it)."""
+class Pool:
+    """Bytes that are handed out over and over, each time from where the last time ended. Mutable."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-        pool = torch.randn(POOL_VALUES, generator=self.generator).mul_(0.02).bfloat16()
-        self.pool = memoryview(pool.view(torch.uint8).numpy())
-        self.start = 0
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self._start = 0
 
-    def of(self, name: str, shape: tuple[int, ...]) -> Iterator[bytes | memoryview]:
-        if len(shape) > 1 and "conv1d" not in name:
-            yield from self._from_pool(2 * math.prod(shape))
-            return
-        noise = torch.randn(shape, generator=self.generator)
-        if name.endswith("A_log"):
-            noise = torch.log(torch.rand(shape, generator=self.generator) * 16 + 0.01)
-        elif name.endswith("linear_attn.norm.weight") or (
-            "visual" in name and "norm" in name and "weight" in name
-        ):
-            noise = 1 + 0.1 * noise
-        elif not name.endswith("dt_bias"):
-            noise = (0.5 if "conv1d" in name else 0.1) * noise
-        stored = noise if is_float32(name) else noise.bfloat16()
-        yield stored.contiguous().view(torch.uint8).numpy().tobytes()
-
-    def _from_pool(self, num_bytes: int) -> Iterator[memoryview]:
-        """The pool over and over, each tensor from where the one before ended."""
+    def take(self, num_bytes: int) -> Iterator[memoryview]:
         while num_bytes:
-            piece = self.pool[self.start : self.start + num_bytes]
+            piece = self._data[self._start : self._start + num_bytes]
             yield piece
             num_bytes -= len(piece)
-            self.start = (self.start + len(piece)) % len(self.pool)
+            self._start = (self._start + len(piece)) % len(self._data)
+
+
+class RandomValues:
+    """Values as a trained model might have them: matrices by the pool, small tensors one by one."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._generator = np.random.default_rng(seed)
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(bfloat16(self.normal((POOL_VALUES,), DEVIATION)).tobytes())
+
+    def normal(self, shape: tuple[int, ...], deviation: float) -> NDArray[np.float32]:
+        return np.float32(deviation) * self._generator.standard_normal(shape, np.float32)
+
+    def small(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Of a tensor that is no matrix, or a convolution."""
+        if name.endswith("A_log"):
+            return np.log(self._generator.random(shape, np.float32) * np.float32(16) + np.float32(0.01))
+        if name.endswith("linear_attn.norm.weight") or (
+            "visual" in name and "norm" in name and "weight" in name
+        ):
+            return 1 + self.normal(shape, 0.1)
+        if name.endswith("dt_bias"):
+            return self.normal(shape, 1)
+        return self.normal(shape, 0.5 if "conv1d" in name else 0.1)
+
+    def stored(self, name: str, shape: tuple[int, ...]) -> Iterator[bytes | memoryview]:
+        """Bytes of bf16, or of float32 where the official files have it."""
+        if is_matrix(name, shape):
+            yield from self._pool.take(2 * math.prod(shape))
+        else:
+            values = self.small(name, shape)
+            yield (values if is_float32(name) else bfloat16(values)).tobytes()
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) > 1 and "conv1d" not in name
+
+
+def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The bits of each value rounded to the nearest, ties to even."""
+    bits = values.view(np.uint32)
+    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
 
 
 def write_weights(size: Size, folder: Path) -> None:
@@ -311,7 +364,7 @@ def write_weights(size: Size, folder: Path) -> None:
             filled = 0
         shards[-1].append((name, shape))
         filled += _num_bytes(name, shape)
-    values = RandomBytes()
+    values = RandomValues()
     weight_map = {}
     for index, shard in enumerate(shards, start=1):
         path = folder / f"model-{index:05}-of-{len(shards):05}.safetensors"
@@ -327,7 +380,7 @@ def _num_bytes(name: str, shape: tuple[int, ...]) -> int:
     return math.prod(shape) * (4 if is_float32(name) else 2)
 
 
-def _write_shard(path: Path, shard: list[tuple[str, tuple[int, ...]]], values: RandomBytes) -> None:
+def _write_shard(path: Path, shard: list[tuple[str, tuple[int, ...]]], values: RandomValues) -> None:
     header, end = {}, 0
     for name, shape in shard:
         begin, end = end, end + _num_bytes(name, shape)
@@ -338,17 +391,20 @@ def _write_shard(path: Path, shard: list[tuple[str, tuple[int, ...]]], values: R
     with path.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for name, shape in shard:
-            file.writelines(values.of(name, shape))
+            file.writelines(values.stored(name, shape))
 
 
-def write_tokenizer(folder: Path) -> None:
-    """The bytes are ids 0..255, fillers follow, the special tokens have their official ids."""
+def token_texts(size: Size) -> list[str]:
+    """What the base tokens are called: the bytes come first, fillers follow."""
     # The byte-level alphabet: printable bytes stand for themselves, the others for what follows U+0100.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-    vocab = {alphabet[byte]: byte for byte in range(256)}
-    vocab |= {f"[{i}]": i for i in range(256, NUM_BASE_TOKENS)}
+    return [alphabet[byte] for byte in range(256)] + [f"[{i}]" for i in range(256, size.num_base_tokens)]
+
+
+def write_tokenizer(size: Size, folder: Path) -> None:
+    vocab = {text: i for i, text in enumerate(token_texts(size))}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -364,11 +420,16 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_checkpoint(size: Size, folder: Path) -> None:
+    write_small_files(size, folder)
+    write_weights(size, folder)
+
+
+def write_small_files(size: Size, folder: Path) -> None:
+    """All but the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", config_json(size))
-    write_weights(size, folder)
-    write_tokenizer(folder)
-    eos = [NUM_BASE_TOKENS + SPECIAL_TOKENS.index(token) for token in ("<|im_end|>", "<|endoftext|>")]
+    write_tokenizer(size, folder)
+    eos = [size.token_id("<|im_end|>"), size.token_id("<|endoftext|>")]
     _write_json(
         folder / "generation_config.json",
         {"eos_token_id": eos, "do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20},

@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from qwen35.errors import DoesNotFit, Qwen35Error
 from qwencli.commands.ask import ask
+from qwencli.commands.bench import bench
 from qwencli.commands.cache import cache
 from qwencli.commands.doctor import doctor
 from qwencli.commands.models import models
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(ask)
+app.command()(bench)
 app.command()(doctor)
 app.add_typer(models, name="models")
 app.add_typer(cache, name="cache")

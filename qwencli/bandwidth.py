@@ -1,0 +1,75 @@
+"""What decoding runs against: how fast memory is read, and how much of it one token reads."""
+
+import contextlib
+import mmap
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen35.config import ModelConfig, TextConfig
+from qwen35.memory import available_memory
+from qwen35.state import kv_bytes_per_token
+from qwen35.weights.manifest import Manifest
+
+PROBE_BYTES = 1 << 30  # far more than any cache holds
+CACHE_BYTES = 64 << 20  # what reads less for a token is served by the caches: no share of memory's speed
+
+_PASSES = 5
+_EMBEDDING = "language_model.embed_tokens.weight"
+
+
+def read_bandwidth(num_threads: int, size_bytes: int | None = None) -> float:
+    """Bytes per second that `num_threads` together read, each its part of one buffer from end to end.
+
+    The median of a few passes. The buffer lies on huge pages where there are any, as weights do;
+    `size_bytes` None takes PROBE_BYTES, or a quarter of the memory available where that is less.
+    """
+    buffer = _buffer(size_bytes or min(PROBE_BYTES, available_memory() // 4))
+    parts = np.array_split(buffer, num_threads)
+    times = []
+    with ThreadPoolExecutor(num_threads) as pool:
+        for _ in range(_PASSES):
+            start = time.perf_counter()
+            list(pool.map(np.max, parts))  # without the GIL, and faster than memory
+            times.append(time.perf_counter() - start)
+    return float(buffer.nbytes / statistics.median(times))
+
+
+def _buffer(size_bytes: int) -> NDArray[np.int32]:
+    memory = mmap.mmap(-1, size_bytes // mmap.PAGESIZE * mmap.PAGESIZE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    buffer = np.frombuffer(memory, np.int32)
+    buffer[:] = 1  # untouched pages would all be the same page of zeros
+    return buffer
+
+
+def decode_bytes(manifest: Manifest, config: ModelConfig, num_context: int, kv_dtype: str) -> int:
+    """Bytes that pass through the processor to decode one token after `num_context` others.
+
+    Weights of the text model, of the experts those that one token uses; keys and values; the recurrent
+    states, read and written.
+    """
+    text = config.text
+    total = sum(
+        tensor.size_bytes
+        for name, tensor in manifest.tensors.items()
+        if not name.startswith(("visual.", "mtp.")) and (name != _EMBEDDING or config.tie_word_embeddings)
+    )
+    if text.moe:
+        used = text.moe.num_experts_per_tok
+        total += sum(
+            used * experts.stride for layer, experts in manifest.experts.items() if "mtp." not in layer
+        )
+    return total + state_bytes(text, num_context, kv_dtype)
+
+
+def state_bytes(text: TextConfig, num_context: int, kv_dtype: str) -> int:
+    """Of these, all that are not weights."""
+    state = 4 * text.linear_num_value_heads * text.linear_key_head_dim * text.linear_value_head_dim
+    num_linear = text.layer_types.count("linear_attention")
+    return 2 * num_linear * state + num_context * kv_bytes_per_token(text, kv_dtype)

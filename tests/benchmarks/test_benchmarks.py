@@ -1,0 +1,86 @@
+"""Each benchmark from its command line to its table, on shapes that are no models, with our side alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qwen35.backends.native import library as native
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the benchmarks write models, and find those of the test before."""
+    if native.load()[0] is None:
+        pytest.skip("this platform has no compiler: the native library was not built on installation")
+    return tmp_path_factory.mktemp("models")
+
+
+def run(work: Path, script: str, *words: str) -> tuple[str, str, dict]:
+    """Standard output, standard error, and what --json wrote."""
+    target = work / f"{script}.json"
+    options = ["--rounds", "1", "--probe-gb", "0.01", "--work", str(work), "--json", str(target)]
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *words, *options]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'model'}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "FAILED" not in done.stderr
+    return done.stdout, done.stderr, json.loads(target.read_text())
+
+
+def rows(table: str) -> list[list[str]]:
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_decode_has_a_row_for_each_recipe(work: Path) -> None:
+    words = ("tiny", "--engines", "qwen-q4,qwen", "--prompt", "8", "--tokens", "4", "--busy", "1")
+    out, err, values = run(work, "decode", *words)
+    assert [row[:2] for row in rows(out)] == [
+        ["qwen, all q4", "q4"],
+        ["qwen, default recipe", "q8"],
+        ["qwen, all q4, 1 busy neighbours", "q4"],
+        ["qwen, default recipe, 1 busy neighbours", "q8"],
+    ]
+    assert "round 1/1" in err
+    assert "RAM" in out
+    assert "python benchmarks/decode.py tiny" in out
+    assert all(run["figures"]["tokens_per_s"] > 0 for run in values["runs"])
+    assert all(run["bandwidth"] > 0 for run in values["runs"])
+    few, many = (item["bytes_per_token"] for item in values["contenders"][:2])
+    assert few < many
+
+
+def test_prefill_takes_every_length(work: Path) -> None:
+    out, _, values = run(work, "prefill", "tiny-moe", "--engines", "qwen", "--tokens", "40,8")
+    (run_of_ours,) = values["runs"]
+    assert [prompt["tokens"] for prompt in run_of_ours["figures"]["prompts"]] == [8, 40]
+    assert len(rows(out)) == 1
+
+
+def test_load_is_measured_cold_and_warm_read_and_mapped(work: Path) -> None:
+    out, _, values = run(work, "load", "tiny", "--engines", "qwen")
+    assert [row[0].rpartition("recipe, ")[2] for row in rows(out)] == [
+        *("read, cold", "read, warm", "mmap, cold", "mmap, warm")
+    ]
+    for item in values["runs"]:
+        assert 0 < item["figures"]["loaded_s"] < item["figures"]["first_token_s"]
+        assert item["figures"]["memory"]["resident"] > 0
+
+
+def test_vision_takes_every_picture(work: Path) -> None:
+    out, _, values = run(work, "vision", "tiny", "--engines", "qwen", "--pictures", "256x256,512x256")
+    assert [item["figures"]["patches"] for item in values["runs"]] == [256, 512]
+    assert [row[1:3] for row in rows(out)] == [["256", "64"], ["512", "128"]]
+
+
+def test_a_missing_peer_is_said_and_the_rest_goes_on(work: Path) -> None:
+    words = ("tiny", "--engines", "qwen,llama", "--prompt", "8", "--tokens", "4")
+    out, err, _ = run(work, "decode", *words, "--llama-python", str(work / "no-python"))
+    assert "llama.cpp takes no part" in err
+    assert [row[0] for row in rows(out)] == ["qwen, default recipe"]
