@@ -141,6 +141,7 @@ def pack_model(
     json: options.Json = False,
 ) -> None:
     """Pack a model into 4 or 8 bits, for speed on the CPU. An interrupted run goes on where it stopped."""
+    from qwen35.backends.native.quantiser import best_quantiser
     from qwen35.events import Note
     from qwen35.weights.pack import Stage, pack
     from qwencli.folders import Folders
@@ -152,6 +153,7 @@ def pack_model(
     folders = Folders.locate(os.environ)
     model = find_model(name, folders)
     target = output or folders.models / _packed_name(model, quant)
+    quantiser, reason = best_quantiser(folders.cache)
     stdout = standard_output()
     with Aside(Verbosity.NORMAL) as aside:
 
@@ -159,8 +161,10 @@ def pack_model(
             label = "packing" if stage == "packing" else "checking what is packed already"
             aside.progress.update(label, done, total, "bytes")
 
+        if reason:
+            aside.show(Note(f"no native kernels ({reason}): packing takes several times as long"))
         try:
-            packed = pack(model.folder, target, quant, on_progress=show)
+            packed = pack(model.folder, target, quant, quantiser=quantiser, on_progress=show)
         except KeyboardInterrupt:
             aside.progress.end()
             aside.show(Note("stopped; the same command goes on from here"))

@@ -3,14 +3,28 @@
 import errno
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from qwen35.weights.manifest import MANIFEST, read_manifest
 from qwen35.weights.work_folder import WorkFolder
-from tests.cli.conftest import Invoke
+from tests.cli.conftest import Invoke, Result
 from tests.model.weights.packing import contents
+
+
+@pytest.fixture
+def invoke(invoke: Invoke) -> Invoke:
+    """Without the note that a platform without a compiler gives."""
+
+    def run(*words: object) -> Result:
+        result = invoke(*words)
+        err = re.sub(r"note: no native kernels .*: packing takes several times as long\n", "", result.err)
+        return Result(result.code, result.out, err)
+
+    return run
 
 
 @pytest.fixture
@@ -40,6 +54,44 @@ def test_pack_says_where_how_large_and_how_to_ask(invoke: Invoke, models: Path, 
     assert ask == 'Ask it: qwen ask -m tiny-q4 "Your question"'
     again = invoke("models", "pack", model_folder)
     assert (again.code, again.out) == (0, result.out.replace("Packed: ", "Was packed already: "))
+
+
+def test_without_a_library_the_same_is_packed_and_said_to_take_longer(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model_folder: Path
+) -> None:
+    from qwen35.backends.native import quantiser
+    from qwencli.app import main
+
+    def pack_into(folder: str) -> str:
+        monkeypatch.setattr("sys.argv", ["qwen", "models", "pack", str(model_folder), "-o", folder])
+        assert main() == 0
+        return capsys.readouterr().err
+
+    pack_into("one")
+    monkeypatch.setattr(quantiser, "load", lambda _: (None, "no C++ compiler found"))
+    said = pack_into("other")
+
+    assert said == "note: no native kernels (no C++ compiler found): packing takes several times as long\n"
+    assert contents(Path("one")) == contents(Path("other"))
+
+
+def test_packing_takes_the_native_quantiser_and_no_torch(home: Path, model_folder: Path) -> None:
+    from qwen35.backends.native.library import load
+
+    if load()[0] is None:
+        pytest.skip("this platform has no compiler: the native library was not built on installation")
+    script = """
+import sys
+from qwen35.weights import quantize
+from qwencli.app import main
+quantize._search = None  # what the plain one cannot do without
+code = main()
+print("torch" in sys.modules)
+sys.exit(code)
+"""
+    command = [sys.executable, "-c", script, "models", "pack", str(model_folder), "-o", "out"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1], done.stderr) == (0, "False", "")
 
 
 def test_pack_tells_a_program_all_of_it(invoke: Invoke, model_folder: Path) -> None:

@@ -58,7 +58,7 @@ def pack(
     """Pack the checkpoint in `source` into `target`, which is absent, empty, or this very pack, unfinished.
 
     An interrupted pack goes on at the item where it stopped; one that is there already is left alone.
-    `quantiser` is `quantise` or one that gives the same bits sooner. Memory: a few slabs of 4 MiB for each
+    `quantiser` is `quantise` or one that gives the same bits sooner. Memory: a few slabs of some MiB for each
     thread. Raises CheckpointError for the source, UnwritableError for the target.
     """
     plan = plan_pack(source, quant)
@@ -202,7 +202,9 @@ def _write_items(
         for item in rest:
             file, sha256 = files[item.file], hashlib.sha256()
 
-            def write(data: bytes, file: DataFile = file, sha256: "hashlib._Hash" = sha256) -> None:
+            def write(
+                data: bytes | memoryview, file: DataFile = file, sha256: "hashlib._Hash" = sha256
+            ) -> None:
                 with writing(work.root):
                     file.write(data)
                 sha256.update(data)

@@ -26,6 +26,7 @@ convert fp16 subnormals to float32 in full, whatever their denormal mode (F16C, 
 import numpy as np
 from numpy.typing import NDArray
 
+from qwen35.weights.numbers import Floats, Numbers, to_float32
 from qwen35.weights.tiles import (
     GROUP,
     Q4,
@@ -47,21 +48,19 @@ STARTS = {Q4: (8.0, 7.25, 8.75), Q8: (127.0, 126.0)}
 
 _CHUNK_BLOCKS = 384  # 393k weights: measured best between numpy's cost of a call and the size of caches
 
-Floats = NDArray[np.float32]
 
-
-def quantise_q4(w: Floats) -> bytes:
+def quantise_q4(w: Numbers) -> bytes:
     """The q4 tiles of `w` (N, K). Raises ValueError for weights that cannot be held."""
     return quantise(w, Q4)
 
 
-def quantise_q8(w: Floats) -> bytes:
+def quantise_q8(w: Numbers) -> bytes:
     """The q8 tiles of `w` (N, K). Raises ValueError for weights that cannot be held."""
     return quantise(w, Q8)
 
 
-def quantise(w: Floats, tile: TileFormat) -> bytes:
-    """The tiles of `w` (N, K) float32, padded, in the layout of `tiles`.
+def quantise(w: Numbers, tile: TileFormat) -> bytes:
+    """The tiles of `w` (N, K), padded, in the layout of `tiles`.
 
     Row blocks are independent: tiles of rows 0..16m and of the rest, joined, are the tiles of both.
     Raises ValueError, with the reason, for weights that cannot be held.
@@ -91,14 +90,14 @@ def dequantise(tiles: bytes | memoryview | NDArray[np.uint8], format_name: str, 
     return np.ascontiguousarray(rows[:n, :k])
 
 
-def _groups(w: Floats, top: int, left: int, height: int, width: int) -> Floats:
+def _groups(w: Numbers, top: int, left: int, height: int, width: int) -> Floats:
     """Blocks [top, top + height) x [left, left + width) as (32 columns, 2 groups, blocks, 16 rows).
 
     Columns come first: sums over a group then add whole rows of numbers, in one order everywhere.
     """
-    part = w[
-        top * TILE_ROWS : (top + height) * TILE_ROWS, left * TILE_COLUMNS : (left + width) * TILE_COLUMNS
-    ]
+    rows = slice(top * TILE_ROWS, (top + height) * TILE_ROWS)
+    columns = slice(left * TILE_COLUMNS, (left + width) * TILE_COLUMNS)
+    part = to_float32(w[rows, columns])
     shape = height * TILE_ROWS, width * TILE_COLUMNS
     if part.shape != shape:
         padded = np.zeros(shape, np.float32)

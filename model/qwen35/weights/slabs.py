@@ -6,18 +6,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qwen35.cores import num_cores
 from qwen35.errors import CheckpointError
 from qwen35.weights.layout import Item, Part
+from qwen35.weights.numbers import Numbers, to_float32
 from qwen35.weights.rows import RowReader
 from qwen35.weights.tiles import F32, TILE_FORMATS, TILE_ROWS, TileFormat
 
-# As `quantize.quantise`: the tiles of (N, K) float32; ValueError, with the reason, for what can't be held.
-Quantiser = Callable[[NDArray[np.float32], TileFormat], bytes]
+# As `quantize.quantise`: the tiles of (N, K); ValueError, with the reason, for what cannot be held.
+Quantiser = Callable[[Numbers, TileFormat], bytes | memoryview]
 
-_SLAB = 1 << 20  # weights in one piece of work: 4 MiB as float32, a few ms
+_SLAB = 1 << 20  # weights in one piece of work: 2 MiB of the file, a few ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Slab:
     """Packed rows of a part, up to row `end`."""
 
     end: int
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class Slabs:
         try:
             if part.format != F32:
                 return Slab(end, self.quantiser(rows, TILE_FORMATS[part.format]))
-            if not np.isfinite(rows).all():
+            values = to_float32(rows)
+            if not np.isfinite(values).all():
                 raise ValueError("weights that are not numbers")
         except ValueError as error:
             path = self.reader.source(part.place).path
@@ -65,7 +66,7 @@ class Slabs:
                 f"{path}: '{part.place}' holds {error} (rows {begin} to {end - 1}). Download the file again.",
                 path=str(path),
             ) from None
-        return Slab(end, rows.astype("<f4").tobytes())
+        return Slab(end, values.astype("<f4", copy=False).tobytes())
 
 
 def _cut(items: Sequence[Item]) -> Iterator[tuple[Part, int, int]]:

@@ -3,7 +3,7 @@
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,6 +163,7 @@ _FUNCTIONS: dict[str, Sequence[type]] = {
         c_int32,
         c_void_p,
     ),
+    "qw_quantise": (c_void_p, c_int32, c_int64, c_int64, c_int32, c_void_p),
     "qw_matmul": (POINTER(Matrix), c_void_p, c_int32, c_void_p),
 }
 
@@ -190,13 +191,15 @@ class Context:
             raise DoesNotFit(f"QWEN_CPU={isa}: this processor or build cannot run these kernels. Unset it.")
         self.isa: str = self._functions.qw_isa(self._handle).decode()
 
-    def call(self, name: str, *arguments: object) -> None:
-        """Call one of _FUNCTIONS. Raises DoesNotFit where memory ran out."""
-        if getattr(self._functions, name)(self._handle, *arguments):
+    def call(self, name: str, *arguments: object) -> int:
+        """Call one of _FUNCTIONS, and return what it returns. Raises DoesNotFit where memory ran out."""
+        code: int = getattr(self._functions, name)(self._handle, *arguments)
+        if code == 1:
             raise DoesNotFit(
                 "Not enough memory for this model and prompt. Use a smaller model, smaller pictures "
                 "(--image-tokens) or a shorter prompt, or close other programs."
             )
+        return code
 
     def close(self) -> None:
         if self._handle:

@@ -110,6 +110,37 @@ void compare_rows(const Kernels* other, int n) {
     });
 }
 
+template <class Number>
+void compare_quantise_weights(const Kernels* other, NumberType type, const std::vector<Number>& w, int n,
+                              int k) {
+    for (Format format : {FORMAT_Q4, FORMAT_Q8}) {
+        const int block_bytes = format == FORMAT_Q4 ? Q4_BLOCK_BYTES : Q8_BLOCK_BYTES;
+        const int size = num_row_blocks(n) * num_k_blocks(k) * block_bytes;
+        compare<uint8_t>("quantise_weights", other, size + 1, [&](const Kernels& kernels, uint8_t* y) {
+            y[size] = kernels.quantise_weights(w.data(), type, n, k, format, y);
+        });
+    }
+}
+
+void compare_weights(const Kernels* other, int n, int k) {
+    for (float scale : {0.02f, 1e3f, 1e-5f, 1e-7f, 1e-38f}) {
+        const Floats w = random_floats(n * k, scale);
+        std::vector<uint16_t> bf16(w.size());
+        scalar_kernels()->to_bf16(w.data(), n * k, bf16.data());
+        compare_quantise_weights(other, NUMBER_F32, w, n, k);
+        compare_quantise_weights(other, NUMBER_BF16, bf16, n, k);
+    }
+    std::vector<uint16_t> f16(n * k);
+    for (uint16_t& bits : f16) bits = uint16_t(generator()) & 0xbbff; // none is infinite
+    compare_quantise_weights(other, NUMBER_F16, f16, n, k);
+    f16[n * k / 2] = 0x7e00; // no number
+    std::vector<uint8_t> tiles(num_row_blocks(n) * num_k_blocks(k) * Q4_BLOCK_BYTES);
+    if (other->quantise_weights(f16.data(), NUMBER_F16, n, k, FORMAT_Q4, tiles.data())) {
+        std::printf("quantise_weights holds what is no number\n");
+        num_failed++;
+    }
+}
+
 void compare_linear(const Kernels* other, int T, int K, int V) {
     const Floats q = random_floats(T * K, 0.1f), k = random_floats(T * K, 0.1f), v = random_floats(T * V);
     const Floats decay(T, 0.9f), beta(T, 0.7f), state = random_floats(K * V);
@@ -158,6 +189,7 @@ int main(int, char** arguments) {
         for (int k : {24, 72, 512}) {
             compare_matmul(other, FORMAT_Q4, n, k);
             compare_matmul(other, FORMAT_Q8, n, k);
+            compare_weights(other, n, k);
         }
     }
     for (int n : {8, 13, 64, 250}) compare_rows(other, n);

@@ -78,6 +78,13 @@ int32_t qw_vision(QwContext* context, const QwVision* vision, const float* patch
     });
 }
 
+int32_t qw_quantise(const QwContext* context, const void* weights, int32_t type, int64_t n, int64_t k,
+                    int32_t format, uint8_t* tiles) {
+    const bool is_held =
+        context->kernels->quantise_weights(weights, qw::NumberType(type), n, k, qw::Format(format), tiles);
+    return is_held ? 0 : 2;
+}
+
 int32_t qw_matmul(QwContext* context, const QwMatrix* w, const float* x, int32_t num_rows, float* y) {
     return call(context, [&] {
         const auto floats = qw::point_at(*context, const_cast<float*>(x), w->k, num_rows);

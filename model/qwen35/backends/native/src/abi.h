@@ -127,6 +127,12 @@ int32_t qw_vision(QwContext*, const QwVision*, const float* patches, int32_t num
                   const float* positions, const float* cos, const float* sin, const int32_t* frames,
                   int32_t num_frames, float* features);
 
+// The tiles of weights (n, k) into `tiles`, as weights/quantize.py defines them. `type`: 0 float32, 1
+// float16, 2 bfloat16; `format`: 1 q4, 2 q8. Returns 2 where it would refuse the weights. On the caller's
+// thread, and in any number of them at once.
+int32_t qw_quantise(const QwContext*, const void* weights, int32_t type, int64_t n, int64_t k, int32_t format,
+                    uint8_t* tiles);
+
 // y (M, N) = x (M, K) times the transpose of w, by the same road as the blocks; for tests and benchmarks.
 int32_t qw_matmul(QwContext*, const QwMatrix* w, const float* x, int32_t num_rows, float* y);
 

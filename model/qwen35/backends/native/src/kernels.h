@@ -11,6 +11,7 @@ constexpr int DELTA_COLS = 32; // value columns of a state that stay in the firs
 constexpr int KEY_BLOCK = 256; // keys of one block of the KV cache, as in state.py
 constexpr int KEY_TILE = 16;   // keys that are widened to float32 at a time
 
+enum NumberType : int32_t { NUMBER_F32 = 0, NUMBER_F16 = 1, NUMBER_BF16 = 2 };
 enum Activation : int32_t { ACTIVATION_NONE = 0, ACTIVATION_GELU_TANH = 1, ACTIVATION_GELU_EXACT = 2 };
 
 // One head's walk over T tokens. Token t has its vectors at `base + t * stride`.
@@ -48,6 +49,10 @@ struct Kernels {
     // Quantise groups [first, last) of a row of k values; see RowLayout. `x` is the first value of group
     // `first`, `count` values follow from there, the others are zero.
     void (*quantise)(const float* x, int count, int k, int first, int last, uint8_t* row);
+    // The tiles of weights (n, k), which are of that type, as weights/quantize.py defines them. False where
+    // it would refuse them; `tiles` then hold anything.
+    bool (*quantise_weights)(const void* w, NumberType type, int64_t n, int64_t k, Format format,
+                             uint8_t* tiles);
     // The outputs of row blocks [first, last) for `num_rows` rows: quantised rows for q4 and q8, float rows
     // for f32. Each output is one chain of fused multiply-adds over groups in order, so that it does not
     // depend on the rows beside it. y[m] is where the first output of block `first` goes.

@@ -37,6 +37,10 @@ static inline F8 fma(F8 a, F8 b, F8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}
 static inline F8 max(F8 a, F8 b) { return {_mm256_max_ps(a.v, b.v)}; }
 static inline F8 min(F8 a, F8 b) { return {_mm256_min_ps(a.v, b.v)}; }
 static inline F8 abs(F8 a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+// a < b ? yes : no, lane by lane.
+static inline F8 where_less(F8 a, F8 b, F8 yes, F8 no) {
+    return {_mm256_blendv_ps(no.v, yes.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
+}
 static inline F8 round_even(F8 a) {
     return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
@@ -75,6 +79,9 @@ static inline F8 fma(F8 x, F8 y, F8 z) { return {vfmaq_f32(z.a, x.a, y.a), vfmaq
 static inline F8 max(F8 x, F8 y) { return {vmaxq_f32(x.a, y.a), vmaxq_f32(x.b, y.b)}; }
 static inline F8 min(F8 x, F8 y) { return {vminq_f32(x.a, y.a), vminq_f32(x.b, y.b)}; }
 static inline F8 abs(F8 x) { return {vabsq_f32(x.a), vabsq_f32(x.b)}; }
+static inline F8 where_less(F8 x, F8 y, F8 yes, F8 no) {
+    return {vbslq_f32(vcltq_f32(x.a, y.a), yes.a, no.a), vbslq_f32(vcltq_f32(x.b, y.b), yes.b, no.b)};
+}
 static inline F8 round_even(F8 x) { return {vrndnq_f32(x.a), vrndnq_f32(x.b)}; }
 static inline float32x4_t exp2_whole_half(float32x4_t n) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
@@ -134,6 +141,9 @@ static inline F8 min(F8 a, F8 b) {
 }
 static inline F8 abs(F8 a) {
     return each_lane([&](int i) { return __builtin_fabsf(a.v[i]); });
+}
+static inline F8 where_less(F8 a, F8 b, F8 yes, F8 no) {
+    return each_lane([&](int i) { return a.v[i] < b.v[i] ? yes.v[i] : no.v[i]; });
 }
 static inline F8 round_even(F8 a) {
     return each_lane([&](int i) { return __builtin_nearbyintf(a.v[i]); });

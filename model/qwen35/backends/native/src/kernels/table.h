@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "delta_rule.h"
 #include "quantise.h"
+#include "quantise_weights.h"
 #include "rows.h"
 
 namespace qw {
@@ -11,9 +12,10 @@ namespace QWEN_ISA {
 
 static const Kernels* table(const char* name) {
     static const Kernels kernels = {
-        name,   quantise,    matmul,         rms_norm, gated_norm, layer_norm, l2_normalise,
-        swiglu, activate,    gate_row,       add_row,  add_scaled, sigmoid_of, exponentiate,
-        rotate, row_to_bf16, decay_and_beta, convolve, delta_rule, attend,     merge,
+        name,       quantise,     quantise_weights, matmul,   rms_norm,    gated_norm,
+        layer_norm, l2_normalise, swiglu,           activate, gate_row,    add_row,
+        add_scaled, sigmoid_of,   exponentiate,     rotate,   row_to_bf16, decay_and_beta,
+        convolve,   delta_rule,   attend,           merge,
     };
     return &kernels;
 }
