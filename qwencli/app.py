@@ -14,6 +14,8 @@ from qwen35.errors import DoesNotFit, Qwen35Error
 from qwencli.commands.ask import ask
 from qwencli.commands.bench import bench
 from qwencli.commands.cache import cache
+from qwencli.commands.chat import chat
+from qwencli.commands.chats import chats
 from qwencli.commands.doctor import doctor
 from qwencli.commands.models import models
 from qwencli.errors import OutputError, ReaderGone, UsageError, exit_code_for
@@ -29,10 +31,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(ask)
+app.command()(chat)
 app.command()(bench)
 app.command()(doctor)
 app.add_typer(models, name="models")
 app.add_typer(cache, name="cache")
+app.add_typer(chats, name="chats")
 
 
 def _print_version(is_wanted: bool) -> None:

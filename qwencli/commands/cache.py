@@ -76,7 +76,8 @@ def verify_cache(
         checked = _told(lambda: _check(store, aside))
         damaged = {name: trouble for name, trouble in checked.items() if trouble}
         store.drop(list(damaged))
-        same, different = _compute_anew(model, sample, aside) if sample and store.rows() else (0, [])
+        is_asked = sample and _rows(store)
+        same, different = _told(lambda: _compute_anew(model, sample, aside)) if is_asked else (0, [])
         store.forget(different)
     num_computed = same + len(different)
     values = {"read": len(checked), "damaged": damaged, "computed": num_computed, "different": different}
@@ -133,12 +134,12 @@ def _check(store: "Store", aside: Any) -> dict[str, str | None]:
 def _told(call: Any) -> Any:
     """What `call` gives; a cache that cannot be used is the user's error here, not a note."""
     from qwen35.cache.store import CacheTrouble
-    from qwencli.errors import OutputError
+    from qwen35.errors import UnwritableError
 
     try:
         return call()
     except CacheTrouble as trouble:
-        raise OutputError(f"{trouble}. If it stays so: remove the folder.") from None
+        raise UnwritableError(f"{trouble}. If it stays so: remove the folder.") from None
 
 
 def _rows(store: "Store") -> "list[Row]":

@@ -119,12 +119,16 @@ class ScriptedEngine:
     def generate(self, request: Request, prompt: ModelInput) -> Iterator[Event]:
         return self.script()
 
+    def close(self) -> list[str]:
+        return []
+
 
 def load(
     folder: Path,
     processor: Processor,
     settings: Settings,
     cache: Path,
+    states: object,
     on_progress: Callable[[int, int], None],
     notify: Callable[[str], None],
 ) -> ScriptedEngine:

@@ -105,7 +105,7 @@ def test_jsonl_tells_events_and_ends_with_the_object(scripted: Scripted) -> None
     *events, last = [json.loads(line) for line in scripted("plain", "--jsonl").out.splitlines()]
     assert events == [
         {"type": "prefill_progress", "done": 100, "total": 100},
-        {"type": "prefilled", "prompt_tokens": 100, "cached_tokens": 0, "seconds": 0.3},
+        {"type": "prefilled", "prompt_tokens": 100, "cached_tokens": 0, "seconds": 0.3, "miss_reason": None},
         {"type": "text", "text": "Two "},
         {"type": "text", "text": "circles"},
         {"type": "text", "text": ".\n"},

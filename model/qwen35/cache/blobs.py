@@ -1,4 +1,4 @@
-"""States as files: safetensors that describe themselves, with a checksum over what they hold.
+"""States as files: safetensors that describe themselves, with a checksum over all of it.
 
 A snapshot is one file of what has a fixed size (recurrent states, convolution inputs) and the keys and
 values since the last whole block, and one file for each whole block of 256 tokens before that. A block
@@ -81,16 +81,14 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def write(path: Path, tensors: Tensors, about: Mapping[str, Any]) -> int:
-    """Write a blob aside and rename it. Returns its bytes; raises OSError and leaves nothing."""
-    metadata = {"about": json.dumps(about), "sha256": _checksum(tensors)}
-    data = safetensors.numpy.save(tensors, metadata)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    """Write a blob. Returns its bytes; raises OSError and leaves nothing."""
+    text = json.dumps(about)
+    data = safetensors.numpy.save(tensors, {"about": text, "sha256": _checksum(tensors, text)})
     try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(data)
-        aside.replace(path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
     return len(data)
 
@@ -101,13 +99,12 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     try:
         tensors = safetensors.numpy.load(data)
         metadata = _metadata(data)
-        about = json.loads(metadata["about"])
-        checksum = metadata["sha256"]
+        text, checksum = metadata["about"], metadata["sha256"]
     except (safetensors.SafetensorError, ValueError, LookupError, TypeError) as error:
         raise BadBlob(f"{path.name} is damaged ({error})") from None
-    if _checksum(tensors) != checksum:
+    if _checksum(tensors, text) != checksum:
         raise BadBlob(f"{path.name} is damaged (its checksum differs)")
-    return tensors, about
+    return tensors, json.loads(text)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -125,8 +122,8 @@ def _metadata(data: bytes) -> dict[str, str]:
     return json.loads(data[8 : 8 + size])["__metadata__"]
 
 
-def _checksum(tensors: Tensors) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: Tensors, about: str) -> str:
+    digest = hashlib.sha256(f"{about}\n".encode())
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())

@@ -1,10 +1,10 @@
 """What the engine asks: which part of a prompt was computed before, and to keep what is computed now."""
 
-import contextlib
 import queue
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 
 import numpy as np
@@ -19,6 +19,8 @@ from qwen35.state import BLOCK_TOKENS, ModelState
 STEP_TOKENS = 4096  # of long text, from one saved state to the next
 MIN_TOKENS = 32  # that a state must spare to be worth its bytes, unless it ends a picture or a document
 LABEL_TOKENS = 12
+
+Jobs = queue.SimpleQueue[Callable[[], None] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,11 @@ class StateCache:
     ) -> None:
         """`model` names weights and numerics, `decode` gives the text of ids."""
         self.notes: list[str] = []
-        self.model, self.decode, self._new_state, self._store = model, decode, new_state, store
+        self.model, self.decode, self._new_state = model, decode, new_state
+        self._store = store.read_only() if store and not can_write else store
         self._ram_bytes, self._can_write = ram_bytes, can_write
         self._ram: OrderedDict[str, ModelState] = OrderedDict()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: Jobs = queue.SimpleQueue()
         self._saver: Thread | None = None
 
     def open(self, prompt: ModelInput) -> "PromptCache":
@@ -60,10 +63,11 @@ class StateCache:
 
     def close(self, *, abandon: bool = False) -> list[str]:
         """Wait until all is saved (or not: `abandon`). Returns the notes that nobody has heard yet."""
-        if self._saver is not None and not abandon:
+        saver, self._saver = self._saver, None
+        if saver is not None:
             self._jobs.put(None)
-            self._saver.join()
-        self._saver = None
+            if not abandon:
+                saver.join()
         return self.take_notes()
 
     def take_notes(self) -> list[str]:
@@ -99,6 +103,8 @@ class StateCache:
                 less = self._find(prompt, media, damaged | {found.key})
                 return Found(less.state, less.num_tokens, "what was saved is damaged")
             self._remember(found.key, state)
+            if self._can_write:
+                self._later(partial(self._store.touch, found.key))
         elif in_ram:
             self._ram.move_to_end(keys[in_ram])
             state = self._ram[keys[in_ram]]
@@ -125,7 +131,7 @@ class StateCache:
             others = self._store.other_models(self.model)
             return "what is saved is of other models or kernels" if others else "nothing was saved before"
         if best == len(ids):
-            return None
+            return "its state is gone" if _chosen(prompt, num_found) else None
         if ids[best] < 0:
             what = "another picture, or the same in another size"
         else:
@@ -146,9 +152,10 @@ class StateCache:
             self._later(lambda: store.save_prompt(self.model, ids))
 
     def features(self, key: bytes) -> np.ndarray | None:
-        with contextlib.suppress(CacheTrouble):
-            return self._store.features(self.model, key.hex()) if self._store else None
-        return None
+        features = self._store.features(self.model, key.hex()) if self._store else None
+        if features is not None and self._store and self._can_write:
+            self._later(partial(self._store.touch_features, self.model, key.hex()))
+        return features
 
     def keep_features(self, key: bytes, features: np.ndarray) -> None:
         if self._store and self._can_write:
@@ -213,15 +220,16 @@ class StateCache:
 
     def _later(self, job: Callable[[], None]) -> None:
         if self._saver is None:
-            self._saver = Thread(target=self._save, name="save-states", daemon=True)
+            self._jobs = queue.SimpleQueue()  # the one before may still be at work on what it has
+            self._saver = Thread(target=self._save, args=(self._jobs,), name="save-states", daemon=True)
             self._saver.start()
         self._jobs.put(job)
 
-    def _save(self) -> None:
-        while (job := self._jobs.get()) is not None:
+    def _save(self, jobs: Jobs) -> None:
+        while (job := jobs.get()) is not None:
             try:
                 job()
-            except CacheTrouble as trouble:
+            except (CacheTrouble, OSError) as trouble:
                 if str(trouble) not in self.notes:
                     self.notes.append(str(trouble))
 
@@ -234,16 +242,18 @@ class PromptCache:
         self._media = media_of(prompt)
         self.found = cache.find(prompt, self._media)
         self.boundaries = _chosen(prompt, self.found.num_tokens)
-        self._keys = prefix_keys(cache.model, prompt.ids, self._media, self.boundaries)
         self._last = self.found.num_tokens
 
     def keep(self, state: ModelState) -> None:
-        """`state` has come to one of the `boundaries`."""
+        """`state` has come to one of the `boundaries`, or to another place that is no picture's."""
         n = state.num_tokens
+        if n == self._last:  # it is kept
+            return
+        key = prefix_keys(self._cache.model, self._prompt.ids, self._media, [n])[n]
         blocks = self._cache.block_keys(self._prompt.ids, self._media, n)
         ids = [int(i) for i in self._prompt.ids[max(0, n - LABEL_TOKENS) : n]]
         label = " ".join(self._cache.decode(ids).split())
-        snapshot = Snapshot(self._keys[n], self._cache.model, n, blocks, n - self._last, label)
+        snapshot = Snapshot(key, self._cache.model, n, blocks, n - self._last, label)
         self._cache.keep(snapshot, state)
         self._last = n
 

@@ -1,0 +1,46 @@
+"""Commands that attach: /image, /file, /video and !COMMAND."""
+
+import subprocess
+
+from qwen35.errors import InputError
+from qwencli.chat.session import Session
+from qwencli.chat.typed import paths_in
+from qwencli.errors import UsageError
+
+MAX_OUTPUT_BYTES = 100_000  # of a command; more is the end alone
+
+
+def attach_files(session: Session, argument: str) -> None:
+    if not argument:
+        raise UsageError("Name a file: /file PATH (or a URL, or a folder of files).")
+    session.attach(paths_in(argument))
+
+
+def attach_images(session: Session, argument: str) -> None:
+    if not argument:
+        raise UsageError("Name a picture: /image PATH (or a URL).")
+    session.attach(paths_in(argument))
+
+
+def attach_video(session: Session, argument: str) -> None:
+    raise InputError("Video is not supported yet. Attach single frames as pictures: /image PATH.")
+
+
+def run_command(session: Session, command: str) -> None:
+    """Run a command of the shell, show what it wrote, and attach it."""
+    if not command:
+        raise UsageError("Name a command whose output is attached: !ls -l")
+    done = subprocess.run(
+        command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    output = done.stdout
+    if len(output) > MAX_OUTPUT_BYTES:
+        session.screen.note(f"of its {len(output):,} bytes only the last {MAX_OUTPUT_BYTES:,} are used")
+        output = output[-MAX_OUTPUT_BYTES:].partition(b"\n")[2]
+    if done.returncode:
+        session.screen.note(f"the command failed, with exit code {done.returncode}")
+    if not output.strip():
+        session.screen.say("it wrote nothing; nothing is attached")
+        return
+    session.screen.say(output.decode("utf-8", "replace").rstrip())
+    session.attach_output(command, output)

@@ -1,0 +1,156 @@
+"""All commands of the chat, by name, and how a line becomes one of them."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from qwencli.chat.commands import choices, figures, files, turns
+from qwencli.chat.session import Session
+from qwencli.chat.typed import first_word, is_input, path_of
+from qwencli.errors import UsageError
+from qwencli.render.columns import facts
+
+Completes = Literal["path", "model", "chat", "setting", "command", "think", "export", "show"]
+
+
+class Leave(Exception):
+    """/quit: the chat ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`run` gets the session and what stands behind the name, without space around it."""
+
+    name: str
+    argument: str
+    help: str
+    run: Callable[[Session, str], None]
+    completes: Completes | None = None
+
+
+def _help(session: Session, argument: str) -> None:
+    name = argument.lstrip("/")
+    if name:
+        command = find_command(name)
+        session.screen.show(f"/{command.name} {command.argument}".rstrip() + f": {command.help}")
+        return
+    usages = {f"/{c.name} {c.argument}".rstrip(): c.help for c in COMMANDS.values()}
+    usages |= {"!COMMAND": "Run it in the shell, and attach what it writes."}
+    session.screen.show(facts(usages) + "\n" + KEYS)
+
+
+def _quit(session: Session, argument: str) -> None:
+    raise Leave
+
+
+KEYS = """\
+@PATH in a question attaches a file; so does a file dropped on the terminal. A line that begins with
+a space is text, whatever it begins with. Alt-Enter or Ctrl-J begins a new line, and so does Enter
+after \"\"\" that is not closed yet. Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens the editor.
+Ctrl-C stops the answer and keeps it, Ctrl-D leaves.
+"""
+
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        Command("help", "[COMMAND]", "Show the commands.", _help, "command"),
+        Command("model", "[NAME]", "Go on with another model.", choices.choose_model, "model"),
+        Command("system", "[TEXT|@FILE|none]", "Set the system message.", choices.set_system, "path"),
+        Command(
+            "set",
+            "[NAME [VALUE]]",
+            "Change a setting; without a value, to its default.",
+            choices.set_value,
+            "setting",
+        ),
+        Command(
+            "show",
+            "[settings|model|system|thinking]",
+            "Show what is set, or the last thoughts.",
+            choices.show_settings,
+            "show",
+        ),
+        Command(
+            "think",
+            "[off|on|auto|N|fold|unfold]",
+            "Reason before the answer; show it or not.",
+            choices.set_thinking,
+            "think",
+        ),
+        Command("image", "PATH ...", "Attach pictures to the next question.", files.attach_images, "path"),
+        Command("video", "PATH", "Not supported yet.", files.attach_video),
+        Command(
+            "file",
+            "PATH ...",
+            "Attach text, PDF or picture files, URLs, folders.",
+            files.attach_files,
+            "path",
+        ),
+        Command("clear", "", "Begin a new conversation.", turns.clear),
+        Command("undo", "[N]", "Take back the last turn, or N of them.", turns.undo),
+        Command("retry", "", "Another answer to the last question.", turns.retry),
+        Command("continue", "", "Ask for the rest of an answer that was cut.", turns.go_on),
+        Command("edit", "[TEXT]", "Ask the last question in other words.", turns.edit),
+        Command(
+            "branch", "[N]", "List what was taken back, retried or edited; go to branch N.", turns.branch
+        ),
+        Command("save", "[TITLE]", "All is saved as it happens; this gives it a title.", turns.save),
+        Command(
+            "resume",
+            "[ID]",
+            "Go on with another conversation; without ID the last one.",
+            turns.resume,
+            "chat",
+        ),
+        Command("history", "[all]", "Show this conversation; all: list those that are saved.", turns.history),
+        Command("copy", "", "Copy the last answer to the clipboard.", turns.copy),
+        Command(
+            "export",
+            "[FILE|md|json|jsonl]",
+            "Write the conversation to a file, or show it.",
+            turns.export,
+            "export",
+        ),
+        Command("context", "", "Show what takes how much of the context.", figures.show_context),
+        Command(
+            "compact", "[N]", "Leave out all turns but the last N of what the model sees.", turns.compact
+        ),
+        Command("stats", "", "Show counts and times of the last answer.", figures.show_stats),
+        Command(
+            "cache", "", "Show how many tokens each answer reused, and why not more.", figures.show_cache
+        ),
+        Command("quit", "", "Leave; the conversation stays saved.", _quit),
+    )
+}
+_OTHER_NAMES = {
+    "exit": "quit",
+    "bye": "quit",
+    "?": "help",
+    "regenerate": "retry",
+    "new": "clear",
+    "rewind": "undo",
+}
+
+
+def find_command(name: str) -> Command:
+    """The command of that name or of one that others use for it. Raises UsageError with a suggestion."""
+    name = _OTHER_NAMES.get(name, name)
+    if name in COMMANDS:
+        return COMMANDS[name]
+    close = difflib.get_close_matches(name, COMMANDS, 1)
+    hint = f"Did you mean /{close[0]}?" if close else "/help lists the commands."
+    raise UsageError(f"There is no command /{name}. {hint} (A line that begins with a space is text.)")
+
+
+def handle(session: Session, line: str) -> None:
+    """Do what one line says: a command, a command of the shell, or a question. Raises Leave at the end."""
+    if not line.strip() or line.strip() == "/":
+        return
+    if line.startswith("!"):
+        files.run_command(session, line[1:].strip())
+    elif line.startswith("/") and not is_input(path_of(first_word(line))):
+        name, *argument = line[1:].split(maxsplit=1)
+        find_command(name).run(session, "".join(argument).strip())
+    else:
+        session.take(line)

@@ -1,0 +1,58 @@
+"""How much of the context a conversation takes, told without running the model."""
+
+from collections.abc import Sequence
+
+from qwen35.errors import DoesNotFit
+from qwen35.messages import ImagePart, Message
+from qwen35.processing.image import TokenBounds
+from qwen35.processing.processor import Processor
+from qwencli.conversations.records import StoredMessage
+
+ROOM = 256  # tokens that must be left for an answer, or an eighth of a small context
+_TURN_TOKENS = 5  # that the template puts around a message, about
+
+
+class NoRoom(DoesNotFit):
+    """The conversation has grown too long for its context."""
+
+
+def room_for_answer(limit: int, max_tokens: int | None) -> int:
+    """Tokens of the context that a question has to leave."""
+    return min(ROOM, limit // 8, max_tokens or ROOM)
+
+
+def check_room(num_prompt: int, limit: int, max_tokens: int | None, *, can_compact: bool) -> None:
+    """Raises NoRoom, with what can be done, where too little of the context is left for an answer."""
+    needed = room_for_answer(limit, max_tokens)
+    if num_prompt + needed <= limit:
+        return
+    if can_compact:
+        ways = "/compact leaves out the oldest turns, /clear begins anew"
+    else:
+        ways = "Shorten it, use smaller pictures (/set image-tokens), or raise the limit (/set ctx)"
+    raise NoRoom(
+        f"No room: with this question the conversation has {num_prompt:,} tokens, the context holds "
+        f"{limit:,}, and {needed:,} are kept for the answer. It was not asked. {ways}."
+    )
+
+
+def count_tokens(processor: Processor, message: Message, bounds: TokenBounds | None) -> int:
+    """Of one message, a few more or less."""
+    count = _TURN_TOKENS + len(processor.tokenizer.encode(processor.tokenizer.protect(message.text)))
+    for part in message.parts:
+        if isinstance(part, ImagePart) and processor.image is not None:
+            height, width = part.pixels.shape[:2]
+            count += processor.image.num_tokens(processor.image.plan(height, width, bounds))
+    return count
+
+
+def turns_that_fit(seen: Sequence[StoredMessage], counts: Sequence[int], budget: int) -> int:
+    """How many of the last turns have no more than `budget` tokens together; at least one."""
+    num_turns = total = 0
+    for message, count in zip(reversed(seen), reversed(counts), strict=True):
+        total += count
+        if message.role == "user":
+            if total > budget and num_turns:
+                break
+            num_turns += 1
+    return num_turns

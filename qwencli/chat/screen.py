@@ -1,0 +1,66 @@
+"""Where the chat shows things: answers and what was asked for on standard output, all else beside it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.text import Text
+
+from qwen35.events import Note
+from qwencli.render.aside import Aside, Verbosity
+from qwencli.render.base import Renderer
+from qwencli.render.output import Output
+from qwencli.render.safe import terminal_safe
+
+
+class Screen:
+    """`folds_reasoning` shows of the thinking no more than that there was some. Mutable in that alone."""
+
+    def __init__(self, output: Output, verbosity: Verbosity) -> None:
+        self.folds_reasoning = False
+        self.is_terminal = output.isatty() and os.environ.get("TERM") != "dumb"
+        self.verbosity = verbosity
+        self.output = output
+        self.aside = Aside(verbosity)
+
+    def note(self, text: str) -> None:
+        self.aside.show(Note(text))
+
+    def say(self, text: str) -> None:
+        """What a command did; one line."""
+        self._print(text, "dim")
+
+    def complain(self, text: str) -> None:
+        self._print(f"error: {text}", "red")
+
+    def show(self, text: str) -> None:
+        """What a command was asked for."""
+        self.output.write_text(text if text.endswith("\n") else text + "\n")
+        self.output.flush()
+
+    def end_answer(self) -> None:
+        """An empty line, where a person reads on."""
+        if self.is_terminal:
+            self.output.write("\n")
+            self.output.flush()
+
+    def _print(self, text: str, style: str) -> None:
+        # Between words where a person reads; a program gets its line whole.
+        console = self.aside.console
+        console.print(Text(terminal_safe(text), style=style), soft_wrap=not console.is_terminal)
+
+    @contextmanager
+    def answering(self) -> Iterator[tuple[Renderer, Aside]]:
+        """What shows one answer."""
+        renderer: Renderer
+        with Aside(self.verbosity, shows_reasoning=not self.folds_reasoning) as aside:
+            if self.is_terminal:
+                from qwencli.render.terminal import TerminalRenderer
+
+                renderer = TerminalRenderer(self.output, aside)
+            else:
+                from qwencli.render.plain import PlainRenderer
+
+                renderer = PlainRenderer(self.output, aside)
+            with renderer:
+                yield renderer, aside

@@ -1,0 +1,322 @@
+"""One chat: its settings, model and conversation, and how a question goes through them."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from qwen35.errors import CheckpointError, InputError, UnwritableError
+from qwen35.events import Note
+from qwen35.messages import Message
+from qwencli import runtime
+from qwencli.chat.context import check_room
+from qwencli.chat.idle import IdleWork
+from qwencli.chat.model import ChatModel
+from qwencli.chat.screen import Screen
+from qwencli.chat.typed import Typed
+from qwencli.conversation import messages_of
+from qwencli.conversations.blobs import KeepingAttacher
+from qwencli.conversations.records import StoredMessage
+from qwencli.conversations.store import Store
+from qwencli.folders import Folders
+from qwencli.introduction import introduce
+from qwencli.known_models import KnownModel, find_model, find_or_choose_model
+from qwencli.media.attach import Attachment
+from qwencli.render.aside import Verbosity
+from qwencli.render.record import Record
+from qwencli.settings import Settings
+from qwencli.values import PageRanges
+
+if TYPE_CHECKING:
+    from qwen35.engine.engine import Engine
+    from qwen35.engine.request import Request
+    from qwen35.processing.processor import ModelInput
+
+
+class Session:
+    """Mutable; the loop owns it. `settings.system` is the system message itself."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folders: Folders,
+        screen: Screen,
+        store: Store,
+        *,
+        pages: PageRanges | None,
+        is_private: bool,
+        uses_cache: bool,
+    ) -> None:
+        self.settings = replace(settings, system=read_system(settings.system))
+        self.folders = folders
+        self.screen = screen
+        self.store = store
+        self.conversation = store.begin()
+        self.pending: list[Attachment] = []  # go with the next question
+        self.draft = ""  # stands at the next prompt
+        self.answered: list[Record] = []  # the answers of this run
+        self._idle = IdleWork()
+        self._told: set[str] = set()  # notes on the conversation, which each prompt would bring again
+        self._pages = pages
+        self._is_private = is_private
+        self._uses_cache = uses_cache
+        self._model: ChatModel | None = None
+
+    # The model
+
+    @property
+    def used_tokens(self) -> int:
+        """Of the context, at the end of the last answer."""
+        usage = (self.conversation.last_answer.usage if self.conversation.last_answer else None) or {}
+        return int(usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0))
+
+    def context_limit(self) -> int:
+        """Tokens of prompt and answer together. Waits for the model's small files."""
+        limit = self.model.processor().config.text.max_position_embeddings
+        return min(limit, self.settings.ctx or limit)
+
+    @property
+    def model(self) -> ChatModel:
+        assert self._model is not None
+        return self._model
+
+    def open_model(self, known: KnownModel | None = None) -> None:
+        """Begin to load this model, or the one of the settings. Raises CheckpointError."""
+        known = known or find_or_choose_model(self.settings.model, self.folders)
+        if self._model is not None:
+            self.close()
+        states = (
+            runtime.states_of(self.settings, self.folders.states, is_private=self._is_private)
+            if self._uses_cache
+            else None
+        )
+        self._model = ChatModel(known, self.settings, self.folders.cache, states)
+        if not self._is_private:
+            introduce(known, self.folders, self.screen.note)
+
+    def close(self) -> None:
+        """Wait for what is being saved."""
+        self._idle.stop()
+        if self._model is not None:
+            for note in self._model.close():
+                self.screen.note(note)
+
+    # The conversation
+
+    def begin(self) -> None:
+        """A new conversation; the present one stays saved."""
+        self.conversation = self.store.begin()
+        self.pending.clear()
+        self._told.clear()
+
+    def resume(self, id: str, *, keeps_system: bool = False, keeps_model: bool = False) -> None:
+        """Go on with a saved conversation, with its system message and its model. Raises InputError.
+
+        `keeps_...`: with this run's own instead.
+        """
+        self.conversation = self.store.find(id)
+        if not keeps_system:
+            self.settings = replace(self.settings, system=self.conversation.system)
+        name = self.conversation.model
+        if keeps_model or name is None or (self._model is not None and self._model.name == name):
+            return
+        try:
+            known = find_model(name, self.folders)
+        except CheckpointError:
+            self.screen.note(
+                f"{name}, the model of this conversation, is not here; another one goes on with it"
+            )
+            return
+        self.settings = replace(self.settings, model=name)
+        if self._model is not None:
+            self.open_model(known)
+
+    # Questions
+
+    def attach(self, inputs: Sequence[str]) -> None:
+        """What `inputs` name goes with the next question. Raises InputError or NetworkError."""
+        for attachment in self._attach(inputs):
+            self.add(attachment)
+
+    def add(self, attachment: Attachment) -> None:
+        self.pending.append(attachment)
+        self.screen.say(f"attached {attachment.source} ({attachment.type}); it goes with the next question")
+
+    def attach_output(self, command: str, output: bytes) -> None:
+        """What a command wrote goes with the next question. Raises InputError."""
+        self.add(self._attacher().attach_output(command, output))
+
+    def take(self, line: str) -> None:
+        """Ask what was typed; files alone wait for the question. What is refused stays as the draft."""
+        self.draft = line
+        typed = Typed.parse(line)
+        for word in typed.unknown:
+            self.screen.note(f"{word}: no such file; it stays in the text")
+        if typed.text:
+            attachments = self._attach(typed.inputs)
+            for attachment in attachments:
+                self.screen.say(f"attached {attachment.source} ({attachment.type})")
+            self.ask(typed.text, [*self.pending, *attachments])
+        else:
+            self.attach(typed.inputs)
+        self.draft = ""
+
+    def ask(self, text: str, attachments: Sequence[Attachment] = ()) -> None:
+        """Put a question and show its answer. Raises NoRoom, and InputError; then it was not asked."""
+        question = messages_of(None, attachments, text)[-1]
+        request, prompt, described = self._prepare(question, attachments)
+        engine = self._engine(goes_on=True)
+        self.conversation.ask(text, attachments, self.settings, self._pages)
+        self.draft = ""
+        self.pending.clear()
+        self._answer(engine, request, prompt, described)
+
+    def ask_again(self, question: StoredMessage) -> None:
+        """Another answer to the last question, as a branch."""
+        before = self.conversation.path
+        self.conversation.rewind_to(question)
+        try:
+            request, prompt, described = self._prepare(None)
+            engine = self._engine(goes_on=False)
+        except BaseException:
+            self.conversation.go_to(before)
+            raise
+        self._answer(engine, request, prompt, described)
+
+    def edit(self, question: StoredMessage, text: str) -> None:
+        """A question in other words, as a branch, with its attachments."""
+        before = self.conversation.path
+        attachments = [*self.conversation.attachments_of(question), *self.pending]
+        index = before.index(question)
+        self.conversation.rewind_to(before[index - 1] if index else None)
+        try:
+            self.ask(text, attachments)
+        except BaseException:
+            if len(self.conversation.path) <= index:  # it was not asked
+                self.conversation.go_to(before)
+            raise
+
+    def _prepare(
+        self, question: Message | None, attachments: Sequence[Attachment] = ()
+    ) -> "tuple[Request, ModelInput, list[dict[str, Any]]]":
+        """The prompt of the conversation and one more question. Raises NoRoom, and InputError."""
+        messages = self.conversation.messages(self.settings.system)
+        if question is not None:
+            messages = (*messages, question)
+        processor = self.model.processor()
+        request, described = runtime.plan(processor, self.settings, messages, attachments, self.screen.note)
+        prompt = processor.prepare(
+            request.messages, enable_thinking=request.thinking, image_bounds=request.image_bounds
+        )
+        check_room(
+            len(prompt.ids),
+            self.context_limit(),
+            request.max_tokens,
+            can_compact=sum(message.role == "user" for message in messages) > 1,
+        )
+        return request, prompt, described
+
+    def begin_idle(self) -> None:
+        """Prefill what was said last, while nobody asks: its state then lies ready for the next question."""
+        answer = self.conversation.last_answer
+        if answer is None or not self._uses_cache or not self.answered:
+            return
+        messages = self.conversation.messages(self.settings.system)
+        model, settings = self.model, self.settings
+
+        def make() -> "tuple[Engine, Request]":
+            request, _ = runtime.plan(model.processor(), settings, messages, (), lambda text: None)
+            return model.engine(lambda done, total: None), request
+
+        self._idle.begin(make)
+
+    def _engine(self, *, goes_on: bool) -> "Engine":
+        """Waits for the model, and tells how far it is. `goes_on`: with the conversation as it stood."""
+        progress = self.screen.aside.progress
+        try:
+            if goes_on:
+                progress.update("reading the conversation", 0, 0, "tokens")
+                self._idle.finish()
+            else:
+                self._idle.stop()
+            return self.model.engine(
+                lambda done, total: progress.update(f"loading {self.model.name}", done, total, "bytes")
+            )
+        finally:
+            progress.end()
+            for note in self.model.take_notes():
+                self.screen.note(note)
+
+    def _answer(
+        self, engine: "Engine", request: "Request", prompt: "ModelInput", described: list[dict[str, Any]]
+    ) -> None:
+        record = Record(model=self.model.name, attachments=described, load_s=self.model.load_s)
+        with (
+            self.screen.answering() as (renderer, aside),
+            self.conversation.answering(self.model.name) as answer,
+            closing(engine.generate(request, prompt)) as events,
+        ):
+            aside.progress.update(
+                "looking at the pictures" if prompt.media else "reading the prompt", 0, 0, "tokens"
+            )
+            for event in events:
+                if isinstance(event, Note) and event.text in self._told:
+                    continue  # the same picture, looked at again
+                if isinstance(event, Note):
+                    self._told.add(event.text)
+                record.take(event)
+                answer.take(event)
+                renderer.show(event)
+        self.answered.append(record)
+        if self.screen.verbosity is Verbosity.VERBOSE:
+            self.screen.aside.figures(record.figures())
+        self.screen.end_answer()
+        if answer.trouble:
+            self.screen.note(f"this answer is not saved whole: {answer.trouble}")
+        if self.screen.folds_reasoning and record.usage.reasoning_tokens:
+            self.screen.say(f"(thought for {record.usage.reasoning_tokens:,} tokens; /show thinking)")
+        if record.finish_reason == "length":
+            self._tell_cut(record)
+
+    def _tell_cut(self, record: Record) -> None:
+        count = record.usage.completion_tokens
+        if self.settings.max_tokens is not None and count >= self.settings.max_tokens:
+            self.screen.note(f"cut after {count:,} tokens (max-tokens); /continue goes on")
+        else:
+            self.screen.note(
+                f"cut after {count:,} tokens: the context is full; /compact leaves out the oldest turns, "
+                "then /continue goes on"
+            )
+
+    def _attach(self, inputs: Sequence[str]) -> list[Attachment]:
+        if "-" in inputs:
+            raise InputError("'-' (standard input) holds the conversation itself, and cannot be attached.")
+        if not inputs:
+            return []
+        with self.screen.aside.progress:
+            return self._attacher().attach_all(inputs)
+
+    def _attacher(self) -> KeepingAttacher:
+        return self.store.attacher(self._pages, self.screen.note, self.screen.aside.progress.update)
+
+
+def open_store(folders: Folders, *, is_private: bool, notify: Callable[[str], None]) -> Store:
+    """The saved conversations; or a copy of them that is forgotten, where nothing may or can be written.
+
+    Raises InputError where what is saved is damaged.
+    """
+    if not is_private:
+        try:
+            return Store.open(folders.data, notify)
+        except UnwritableError as error:
+            notify(f"{error} What is said now is lost at the end.")
+    with suppress(UnwritableError):
+        if saved := Store.open_to_read(folders.data, writes_nothing=True):
+            with saved:
+                return Store.in_memory(notify, saved)
+    return Store.in_memory(notify)
+
+
+def read_system(text: str | None) -> str | None:
+    """`text`, or what the file holds that it names as @FILE. Raises InputError."""
+    return messages_of(text, (), "?")[0].text if text else None

@@ -1,0 +1,583 @@
+"""`qwen chat`: by lines on standard input, and in a real terminal."""
+
+import io
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Invoke, Result
+from tests.cli.screen import Screen, needs_tmux
+
+PICTURE = "my picture.png"
+
+
+@pytest.fixture
+def chat(invoke: Invoke) -> Invoke:
+    """A script of lines, asked of the built-in model without chance."""
+
+    def run(*lines: str, options: tuple[str, ...] = ()) -> Result:
+        script = "".join(f"{line}\n" for line in lines).encode()
+        return invoke("chat", "-q", "-m", "mini", "--temperature", "0", *options, input=script)
+
+    return run
+
+
+@pytest.fixture
+def picture(home: Path) -> Path:
+    Image.new("RGB", (96, 96), (200, 30, 30)).save(PICTURE)
+    return Path(PICTURE).absolute()
+
+
+def messages(invoke: Invoke, id: str = "last") -> list[dict[str, Any]]:
+    """Those of the saved conversation, as it stands."""
+    saved = json.loads(invoke("chats", "show", id, "--json").out)
+    by_id = {message["id"]: message for message in saved["messages"]}
+    return [by_id[number] for number in saved["path"]]
+
+
+def texts(invoke: Invoke) -> list[str]:
+    return [message["text"] for message in messages(invoke) if message["role"] == "user"]
+
+
+# By lines
+
+
+def test_lines_are_questions_of_one_conversation(chat: Invoke, invoke: Invoke) -> None:
+    result = chat("Hello", "", "What can you do?")
+    saved = messages(invoke)
+    assert (result.code, result.err) == (0, "")
+    assert [message["role"] for message in saved] == ["user", "assistant", "user", "assistant"]
+    assert result.out == "".join(f"{m['text']}\n" for m in saved if m["role"] == "assistant")
+    assert saved[3]["usage"]["prompt_tokens"] > saved[1]["usage"]["prompt_tokens"]
+    assert saved[3]["finish_reason"] == "stop"
+
+
+def test_a_chat_answers_as_ask_does(chat: Invoke, invoke: Invoke, picture: Path) -> None:
+    asked = invoke("ask", PICTURE, "What is this?", "-q", "-m", "mini", "--temperature", "0")
+    assert chat(f"/image {PICTURE}", "What is this?").out == asked.out
+
+
+def test_triple_quotes_hold_a_message_of_several_lines(chat: Invoke, invoke: Invoke) -> None:
+    chat('"""first', "", "/quit", 'last"""', "next")
+    assert texts(invoke) == ["first\n\n/quit\nlast", "next"]
+
+
+def test_a_line_that_begins_with_a_space_is_text(chat: Invoke, invoke: Invoke) -> None:
+    chat(" /quit is a command")
+    assert texts(invoke) == ["/quit is a command"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"@'{PICTURE}' What is this?",
+        f'What is @"{PICTURE}"?',
+        "What is @my\\ picture.png?",
+        "'{path}' What is this?",
+        "What is this? '{path}'",
+        "file://{address} What is this?",
+        "{escaped} What is this?",
+    ],
+)
+def test_files_are_attached_however_they_are_named(
+    chat: Invoke, invoke: Invoke, picture: Path, line: str
+) -> None:
+    escaped = str(picture).replace(" ", "\\ ")
+    line = line.format(path=picture, address=str(picture).replace(" ", "%20"), escaped=escaped)
+    assert chat(line).code == 0
+    question = messages(invoke)[0]
+    assert [attachment["type"] for attachment in question["attachments"]] == ["image"]
+    assert "What is" in question["text"]
+    assert not question["text"].startswith(("'", "@", "file:"))
+
+
+def test_a_file_alone_waits_for_the_question(chat: Invoke, invoke: Invoke, picture: Path) -> None:
+    chat(f"'{picture}'", "What is this?", "And now?")
+    saved = [message for message in messages(invoke) if message["role"] == "user"]
+    assert [len(message["attachments"]) for message in saved] == [1, 0]
+
+
+def test_an_at_word_that_is_no_file_stays_text(invoke: Invoke) -> None:
+    result = invoke("chat", "-m", "mini", input=b"What does @a.property in Python do, @someone?\n")
+    assert "@a.property: no such file" in result.err
+    assert texts(invoke) == ["What does @a.property in Python do, @someone?"]
+
+
+def test_video_is_refused_in_plain_words(chat: Invoke) -> None:
+    result = chat("/video clip.mp4")
+    assert (result.code, result.out) == (3, "")
+    assert "Video is not supported yet" in result.err
+
+
+def test_the_output_of_a_command_is_attached(chat: Invoke, invoke: Invoke) -> None:
+    chat("!echo forty; echo two", "What is that?")
+    assert [a["source"] for a in messages(invoke)[0]["attachments"]] == ["!echo forty; echo two"]
+    again = invoke("chat", "-c", "-q", input=b"/context\n")
+    assert "[!echo forty; echo two] What is that?" in again.out
+
+
+def test_the_first_error_ends_a_script_with_its_code(chat: Invoke, invoke: Invoke) -> None:
+    result = chat("/file nothing.txt", "What does it say?")
+    assert (result.code, result.out) == (3, "")
+    assert result.err == "error: nothing.txt: no such file.\n"
+    assert "No conversations yet" in invoke("chats", "ls").out
+
+
+def test_an_unknown_command_is_told_with_a_suggestion(chat: Invoke) -> None:
+    result = chat("/hlep")
+    assert result.code == 2
+    assert "Did you mean /help?" in result.err
+
+
+def test_help_names_every_command(chat: Invoke) -> None:
+    from qwencli.chat.commands.table import COMMANDS
+
+    out = chat("/help").out
+    assert all(f"/{name}" in out for name in COMMANDS)
+
+
+def test_quit_ends_before_the_rest(chat: Invoke) -> None:
+    assert chat("/quit", "Hello").out == ""
+
+
+def test_undo_retry_and_edit_make_branches(chat: Invoke, invoke: Invoke) -> None:
+    result = chat("one", "two", "/undo", "three", "/retry", "/edit four", "/branch")
+    assert result.code == 0
+    assert texts(invoke) == ["one", "four"]
+    saved = json.loads(invoke("chats", "show", "last", "--json").out)
+    asked = [message["text"] for message in saved["messages"] if message["role"] == "user"]
+    assert asked == ["one", "two", "three", "four"]
+    assert len(saved["messages"]) == 9  # three was answered twice
+    assert re.search(r"^4 +here .* four$", result.out, re.MULTILINE)
+    back = invoke("chat", "-c", "-q", input=b"/branch 1\n/history\n")
+    assert "> two" in back.out
+    assert texts(invoke) == ["one", "two"]
+
+
+def test_an_edited_question_keeps_its_attachments(chat: Invoke, invoke: Invoke, picture: Path) -> None:
+    chat(f"@'{PICTURE}' What?", "/edit What is this?")
+    question = messages(invoke)[0]
+    assert (question["text"], len(question["attachments"])) == ("What is this?", 1)
+
+
+def test_continue_asks_for_the_rest(chat: Invoke, invoke: Invoke) -> None:
+    result = chat("Hello", "/continue", options=("--max-tokens", "3"))
+    assert result.code == 7
+    assert texts(invoke)[1].startswith("Continue your last answer")
+
+
+def test_clear_begins_another_conversation_and_resume_goes_back(chat: Invoke, invoke: Invoke) -> None:
+    chat("one", "/clear", "two", "/resume", "three")
+    assert texts(invoke) == ["one", "three"]
+    assert len(json.loads(invoke("chats", "ls", "--json").out)["chats"]) == 2
+
+
+def test_the_system_message_and_settings_are_kept_and_come_back(chat: Invoke, invoke: Invoke) -> None:
+    chat("/system Be brief.", "/set top-k 5", "/think off", "Hello")
+    settings = messages(invoke)[0]["settings"]
+    assert (settings["system"], settings["top_k"]) == ("Be brief.", 5)
+    assert settings["think"]["enabled"] is False
+    assert "Be brief." in invoke("chat", "-c", "-q", input=b"/show system\n").out
+    assert "Be long." in invoke("chat", "-c", "-q", "-s", "Be long.", input=b"/show system\n").out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("/set top-k many", "top-k: 'many' is not a whole number"),
+        ("/set nonsense 1", "There is no setting 'nonsense'"),
+        ("/think perhaps", "'perhaps' is none of off, on, auto"),
+        ("/undo", "nothing to take back"),
+        ("/retry", "no question yet"),
+        ("/continue", "no answer to continue"),
+        ("/copy", "no answer to copy"),
+        ("/compact", "nothing to leave out"),
+        ("/branch 7", "Nothing was said yet"),
+        ("/resume 12345678", "No conversation '12345678'"),
+        ("/model nothing-like-it", "no such model"),
+        ("/image", "Name a picture"),
+        ("/file -", "cannot be attached"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(chat: Invoke, line: str, words: str) -> None:
+    result = chat(line)
+    assert result.code in (2, 3, 4)
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+    assert words in result.err
+
+
+def test_a_full_context_stops_with_a_choice_and_compact_makes_room(chat: Invoke, invoke: Invoke) -> None:
+    turns = ["Tell me about number " + str(number) for number in range(9)]
+    full = chat(*turns, options=("--ctx", "256"))
+    assert full.code == 5
+    assert "/compact leaves out the oldest turns" in full.err
+    asked = len(texts(invoke))
+    assert 0 < asked < len(turns)  # what did not fit was not asked, nor anything dropped
+    lines = f"/compact\n{turns[asked]}\n".encode()
+    result = invoke("chat", "-c", "-m", "mini", "--ctx", "256", input=lines)
+    assert result.code == 0, result.err
+    assert re.search(r"left out \d+ turns?, about [\d,]+ of [\d,]+ tokens", result.err)
+    assert "Tell me about number 0" in result.err  # it says what it dropped
+    assert texts(invoke) == turns[: asked + 1]
+    assert messages(invoke)[-1]["usage"]["prompt_tokens"] < 224
+
+
+def test_compact_can_be_taken_back(chat: Invoke) -> None:
+    out = chat("one", "two", "three", "/compact 1", "/context", "/undo", "/context").out
+    before, _, after = out.partition("left out")
+    assert before.count("question") == 1
+    assert after.count("question") == 3
+
+
+def test_export_writes_a_file_in_the_format_of_its_name(chat: Invoke) -> None:
+    assert chat("Hello", "/export talk.md", "/export talk.jsonl").code == 0
+    assert "## Question\n\nHello\n" in Path("talk.md").read_text()
+    lines = Path("talk.jsonl").read_text().splitlines()
+    assert [json.loads(line)["role"] for line in lines] == ["user", "assistant"]
+
+
+def test_a_title_is_the_first_question_or_chosen(chat: Invoke, invoke: Invoke) -> None:
+    chat("Hello there", "And?")
+    assert json.loads(invoke("chats", "ls", "--json").out)["chats"][0]["title"] == "Hello there"
+    chat("/save My talk", options=("-c",))
+    assert json.loads(invoke("chats", "ls", "--json").out)["chats"][0]["title"] == "My talk"
+
+
+def test_private_writes_nothing(home: Path, picture: Path, invoke: Invoke) -> None:
+    lines = f"@'{PICTURE}' What?\n/history\n/save\n".encode()
+    result = invoke("chat", "-m", "mini", "--private", input=lines)
+    assert result.code == 2
+    assert "Nothing is saved in this run" in result.err
+    assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+def test_private_goes_on_with_what_is_saved_and_leaves_it_as_it_is(
+    home: Path, chat: Invoke, invoke: Invoke
+) -> None:
+    chat("Hello")
+    files = {path: path.read_bytes() for path in (home / "data").rglob("*") if path.is_file()}
+    out = invoke("chat", "-c", "-q", "--private", "-m", "mini", input=b"And?\n/history\n").out
+    assert "> Hello" in out
+    assert "> And?" in out
+    assert {path: path.read_bytes() for path in (home / "data").rglob("*") if path.is_file()} == files
+
+
+def test_a_data_folder_that_cannot_be_written_costs_the_saving_alone(home: Path, invoke: Invoke) -> None:
+    home.mkdir()
+    (home / "data").write_text("a file where a folder is meant")
+    result = invoke("chat", "-m", "mini", input=b"Hello\n/history\n")
+    assert result.code == 0
+    assert "> Hello" in result.out
+    assert "conversations cannot be saved" in result.err
+    assert "lost at the end" in result.err
+
+
+def test_a_resumed_chat_goes_on_with_its_own_model(invoke: Invoke, model_folder: Path) -> None:
+    invoke("chat", "-q", "-m", model_folder, "--max-tokens", "2", input=b"Hello\n")
+    assert str(model_folder) in invoke("chat", "-c", input=b"/model\n").err
+    assert "model: mini" in invoke("chat", "-c", "-m", "mini", input=b"/model\n").err
+
+
+def test_continue_and_chat_exclude_each_other(invoke: Invoke) -> None:
+    assert invoke("chat", "-c", "--chat", "1", input=b"").code == 2
+
+
+def test_nothing_to_go_on_with_is_told(invoke: Invoke) -> None:
+    result = invoke("chat", "-c", input=b"Hello\n")
+    assert (result.code, result.out) == (3, "")
+    assert "no saved conversation yet" in result.err
+
+
+def test_two_chats_at_once_each_keep_theirs(home: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "qwencli", "chat", "-q", "-m", "mini"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for number, process in enumerate(processes):
+        assert process.stdin is not None
+        process.stdin.write(f"I am {number}\nWho am I?\n")
+        process.stdin.close()
+    for process in processes:
+        assert process.wait(60) == 0
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+    done = subprocess.run(
+        [sys.executable, "-m", "qwencli", "chats", "ls", "--json"], capture_output=True, check=True
+    )
+    chats = json.loads(done.stdout)["chats"]
+    assert sorted(chat["title"] for chat in chats) == ["I am 0", "I am 1"]
+    assert [chat["num_messages"] for chat in chats] == [4, 4]
+
+
+def test_help_and_the_command_itself_load_no_more_than_they_need(home: Path) -> None:
+    code = "import sys; sys.argv = ['qwen', 'chat', '--help']; from qwencli.app import main; main(); "
+    code += "print([m for m in ('torch', 'prompt_toolkit', 'sqlite3', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# In a terminal
+
+
+def command(*words: str) -> list[str]:
+    """A chat with an engine that answers as the questions say."""
+    return [sys.executable, "-m", "tests.cli.scripted_chat", "chat", "-m", "mini", *words]
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_typing_several_lines_and_pasting(invoke: Invoke) -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.type("one")
+        screen.press("C-j")
+        screen.type("two")
+        screen.press("M-Enter")
+        screen.say("three")
+        screen.wait_for(r"You said 'one\\ntwo\\nthree', message 1")
+        screen.paste("first\nsecond\nthird")
+        screen.press("Enter")
+        screen.wait_for(r"You said 'first\\nsecond\\nthird', message 3")
+        screen.say('"""open')
+        screen.say('shut"""')
+        screen.wait_for(r"You said 'open\\nshut', message 5")
+        screen.wait_for(r"mini · context [\d,]+/8,192 \(\d+%\) · reused \d+/\d+ · 17\.5 tok/s · \d")
+        screen.press("C-d")
+        assert screen.wait_for_exit() == 0
+        assert re.search(r"saved; `qwen chat --chat [0-9a-f]{8}` goes on", screen.text())
+    assert texts(invoke) == ["one\ntwo\nthree", "first\nsecond\nthird", "open\nshut"]
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_ctrl_c_stops_the_answer_and_keeps_it(invoke: Invoke) -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say("count")
+        screen.wait_for(r"line \d+$")
+        screen.press("C-c", "C-c", "C-c")  # one hit too many harms nothing
+        screen.wait_for("stopped; /continue goes on")
+        screen.say("hello")
+        screen.wait_for("You said 'hello', message 3")
+        screen.press("C-d")
+        assert screen.wait_for_exit() == 0
+    saved = messages(invoke)
+    assert saved[1]["finish_reason"] == "interrupted"
+    assert saved[1]["text"].startswith("line 1\nline 2\n")
+    assert saved[3]["finish_reason"] == "stop"
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("question", ["count", None])
+def test_sigterm_ends_the_chat_and_keeps_the_answer(invoke: Invoke, question: str | None) -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say(question or "hello")
+        screen.wait_for(r"line \d+$" if question else r"message 1\.\n\n>")
+        os.kill(screen.pid(), signal.SIGTERM)
+        assert screen.wait_for_exit() == 143
+        assert "Traceback" not in screen.text()
+    assert messages(invoke)[1]["finish_reason"] == ("interrupted" if question else "stop")
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_keys_hit_during_an_answer_are_the_next_line() -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say("slow")
+        screen.wait_for("^begun$")
+        screen.say("typed ahead")
+        assert "typed" not in screen.wait_for("You said 'slow', message 1").partition("You said")[0]
+        screen.wait_for("You said 'typed ahead', message 3")
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_a_killed_chat_is_resumed_with_its_unfinished_answer(invoke: Invoke) -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say("hello")
+        screen.wait_for("message 1")
+        screen.say("count")
+        screen.wait_for(r"line [5-9]\d$")
+        os.kill(screen.pid(), signal.SIGKILL)
+        screen.wait_for_exit()
+    saved = messages(invoke)
+    assert (len(saved), saved[3]["finish_reason"]) == (4, None)
+    assert saved[3]["text"].count("\n") > 30  # at most a quarter of a second is lost
+    with Screen(command("-c")) as screen:
+        shown = screen.wait_for("^>")
+        assert "2 turns" in shown
+        assert "unfinished: its program ended" in screen.wait_for("Ctrl-D leaves")
+        screen.say("and?")
+        screen.wait_for("You said 'and\\?', message 5")
+        screen.say("/clear")
+        screen.say("/resume")
+        screen.wait_for("3 turns")
+
+
+@needs_tmux
+def test_files_are_dropped_completed_and_shown(home: Path, picture: Path, invoke: Invoke) -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say(f"'{picture}'")
+        screen.wait_for("it goes with the next question")
+        screen.wait_for("1 attached")
+        screen.say("What is this?")
+        screen.wait_for(r"message 1")
+        screen.type("Look at @my")
+        screen.press("Tab")
+        screen.wait_for('@"my picture.png"')
+        screen.say("")
+        screen.wait_for(r"message 3")
+        screen.type("/contex")
+        screen.press("Tab")
+        screen.wait_for("^> /context$")
+        screen.press("Enter")
+        screen.wait_for(r"\[my picture.png\] What is this")
+    saved = [message for message in messages(invoke) if message["role"] == "user"]
+    assert [len(message["attachments"]) for message in saved] == [1, 1]
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_history_is_searched_over_runs() -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say("a needle in the first run")
+        screen.wait_for("message 1")
+        screen.press("C-d")
+        screen.wait_for_exit()
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.press("C-r")
+        screen.type("needle")
+        screen.wait_for("a needle in the first run")
+        screen.press("Enter")
+        screen.press("Enter")
+        screen.wait_for("You said 'a needle in the first run', message 1")
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_errors_leave_the_chat_running_and_the_words_at_the_prompt() -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say("/nonsense")
+        screen.wait_for("error: There is no command /nonsense")
+        screen.say("/image nothing.png")
+        screen.wait_for("error: nothing.png: no such file")
+        screen.say("/set ctx 30")
+        screen.wait_for("ctx: 30")
+        screen.say("a question that is much too long for so small a context as this one")
+        screen.wait_for("error: No room")
+        screen.wait_for("^> a question that is much too long")
+        screen.press("C-c")
+        screen.say("/set ctx")
+        screen.say("/edit")
+        screen.wait_for("There is no question yet")
+        screen.say("hello")
+        screen.wait_for("message 1")
+        screen.say("/edit")
+        screen.wait_for("^> /edit hello$")
+        screen.say(" again")
+        screen.wait_for("You said 'hello again', message 1")
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_thinking_is_dim_or_folded() -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say("think")
+        screen.wait_for("Let me see.")
+        screen.say("/think fold")
+        screen.say("think again")
+        screen.wait_for(r"thought for 3 tokens")
+        assert screen.text().count("Let me see.") == 1
+        screen.say("/show thinking")
+        screen.wait_for(r"(?s)Let me see.*thought.*Let me see")
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_a_model_that_cannot_be_loaded_is_told_when_it_is_asked() -> None:
+    with Screen(command(), SCRIPTED_LOAD="broken") as screen:
+        screen.wait_for("^>")
+        screen.say("hello")
+        screen.wait_for("error: .*: bad")
+        screen.wait_for("^> hello$")  # not asked: it stands at the prompt
+        screen.press("C-c", "C-d")
+        assert screen.wait_for_exit() == 0
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_a_chat_can_be_left_while_the_model_loads() -> None:
+    with Screen(command(), SCRIPTED_LOAD="slow") as screen:
+        screen.wait_for("mini \\(loading")
+        screen.say("hello")
+        time.sleep(0.5)
+        screen.press("C-c")
+        screen.wait_for("stopped")
+        screen.press("C-c", "C-d")
+        assert screen.wait_for_exit() == 0
+
+
+def test_in_idle_time_the_last_answer_is_read_again(invoke: Invoke) -> None:
+    from qwencli.chat.screen import Screen as Shown
+    from qwencli.chat.session import Session
+    from qwencli.conversations.store import Store
+    from qwencli.folders import Folders
+    from qwencli.render.aside import Verbosity
+    from qwencli.render.output import Output
+    from qwencli.settings import Settings
+
+    assert invoke("ask", "Hello", "-q", "-m", "mini").code == 0
+    folders = Folders.locate(os.environ)
+    shown = Shown(Output(io.StringIO()), Verbosity.QUIET)
+    with Store.open(folders.data, print) as store:
+        session = Session(
+            Settings(model="mini", temperature=0),
+            folders,
+            shown,
+            store,
+            pages=None,
+            is_private=False,
+            uses_cache=True,
+        )
+        session.open_model()
+        try:
+            for _ in range(3):
+                session.take(
+                    "Tell me, in as many words as you have for it, what all you can do for me today."
+                )
+                session.begin_idle()
+        finally:
+            session.close()
+    assert [record.notes for record in session.answered] == [[], [], []]
+    for earlier, later in itertools.pairwise(session.answered):
+        # Of the next prompt only the new question is computed, and what the template puts around it.
+        new = later.usage.prompt_tokens - later.usage.cached_tokens
+        assert later.usage.cached_tokens > earlier.usage.prompt_tokens
+        assert new < later.usage.prompt_tokens / 2
