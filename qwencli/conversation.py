@@ -20,12 +20,13 @@ def messages_of(system: str | None, attachments: Sequence[Attachment], prompt: s
     elif not any(attachment.type == "text" for attachment in attachments):
         raise UsageError("There is no question. Ask one: qwen ask 'What is a vowel?'")
     question = Message("user", tuple(parts))
-    return (Message.of_text("system", _system_text(system)), question) if system else (question,)
+    system = system_text(system)
+    return (Message.of_text("system", system), question) if system else (question,)
 
 
-def _system_text(text: str) -> str:
-    """`text`, or what the file holds that it names as @FILE."""
-    if not text.startswith("@"):
+def system_text(text: str | None) -> str | None:
+    """`text`, or what the file holds that it names as @FILE. Raises InputError."""
+    if not text or not text.startswith("@"):
         return text
     path = local_path(text[1:])
     try:

@@ -1,11 +1,11 @@
 """One chat: its settings, model and conversation, and how a question goes through them."""
 
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qwen35.errors import CheckpointError, InputError, UnwritableError
+from qwen35.errors import CheckpointError, InputError
 from qwen35.events import Note
 from qwen35.messages import Message
 from qwencli import runtime
@@ -14,7 +14,7 @@ from qwencli.chat.idle import IdleWork
 from qwencli.chat.model import ChatModel
 from qwencli.chat.screen import Screen
 from qwencli.chat.typed import Typed
-from qwencli.conversation import messages_of
+from qwencli.conversation import messages_of, system_text
 from qwencli.conversations.blobs import KeepingAttacher
 from qwencli.conversations.records import StoredMessage
 from qwencli.conversations.store import Store
@@ -47,7 +47,7 @@ class Session:
         is_private: bool,
         uses_cache: bool,
     ) -> None:
-        self.settings = replace(settings, system=read_system(settings.system))
+        self.settings = replace(settings, system=system_text(settings.system))
         self.folders = folders
         self.screen = screen
         self.store = store
@@ -298,25 +298,3 @@ class Session:
 
     def _attacher(self) -> KeepingAttacher:
         return self.store.attacher(self._pages, self.screen.note, self.screen.aside.progress.update)
-
-
-def open_store(folders: Folders, *, is_private: bool, notify: Callable[[str], None]) -> Store:
-    """The saved conversations; or a copy of them that is forgotten, where nothing may or can be written.
-
-    Raises InputError where what is saved is damaged.
-    """
-    if not is_private:
-        try:
-            return Store.open(folders.data, notify)
-        except UnwritableError as error:
-            notify(f"{error} What is said now is lost at the end.")
-    with suppress(UnwritableError):
-        if saved := Store.open_to_read(folders.data, writes_nothing=True):
-            with saved:
-                return Store.in_memory(notify, saved)
-    return Store.in_memory(notify)
-
-
-def read_system(text: str | None) -> str | None:
-    """`text`, or what the file holds that it names as @FILE. Raises InputError."""
-    return messages_of(text, (), "?")[0].text if text else None

@@ -2,15 +2,16 @@
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qwencli import options
+from qwencli.commands.chats import complete_chat
 from qwencli.errors import ExitCode, UsageError
 from qwencli.render.record import Record, Style
 
@@ -19,18 +20,35 @@ if TYPE_CHECKING:
     from qwen35.engine.load import States
     from qwen35.events import Event
     from qwen35.messages import Message
+    from qwencli.conversations.conversation import Conversation
     from qwencli.known_models import KnownModel
     from qwencli.media.attach import Attachment
     from qwencli.render.aside import Aside
     from qwencli.render.base import Renderer
     from qwencli.render.output import Output
     from qwencli.settings import Settings
+    from qwencli.values import PageRanges
+
+NEW = "new"  # for --chat: a conversation that this question begins
 
 
 def ask(
     context: typer.Context,
     inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT", show_default=False)] = None,
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", show_default=False)] = None,
+    goes_on: Annotated[
+        bool, typer.Option("-c", "--continue", help="Go on with the last conversation.")
+    ] = False,
+    chat_id: Annotated[
+        str | None,
+        typer.Option(
+            "--chat",
+            metavar="ID|new",
+            help="Go on with this conversation, as `qwen chats ls` lists it; or begin one.",
+            autocompletion=complete_chat,
+            show_default=False,
+        ),
+    ] = None,
     attach: options.Attach = None,
     system: options.System = None,
     pages: options.Pages = None,
@@ -75,7 +93,8 @@ def ask(
     """
     from qwen35.events import Note
     from qwencli import runtime
-    from qwencli.conversation import messages_of
+    from qwencli.conversation import messages_of, system_text
+    from qwencli.conversations.store import LAST, open_store
     from qwencli.folders import Folders
     from qwencli.introduction import introduce
     from qwencli.known_models import find_or_choose_model
@@ -85,23 +104,20 @@ def ask(
     from qwencli.render.output import standard_output
     from qwencli.settings import Settings
 
-    if (json and jsonl) or (quiet and verbose):
-        raise UsageError("Of --json and --jsonl, and of -q and -v, only one can be given.")
+    if (json and jsonl) or (quiet and verbose) or (goes_on and chat_id):
+        raise UsageError("Of --json and --jsonl, of -q and -v, and of -c and --chat, only one can be given.")
     style: Style = "json" if json else "jsonl" if jsonl else "text"
     folders = Folders.locate(os.environ)
     # The options that are settings are taken by name: Typer keeps the values of this signature there.
     settings = Settings.resolve(context.params, os.environ, folders.config_file)
     question = Question.parse(inputs or [], prompt, attach or [])
-    known_model = find_or_choose_model(settings.model, folders)
     record: Record = context.obj
-    record.model = known_model.name
     output = standard_output()
     engine: Engine | None = None
     verbosity = Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
-    with (
-        Aside(verbosity, shows_reasoning=style == "text") as aside,
-        _renderer(style, output, aside) as renderer,
-    ):
+    with ExitStack() as stack:
+        aside = stack.enter_context(Aside(verbosity, shows_reasoning=style == "text"))
+        renderer = stack.enter_context(_renderer(style, output, aside))
 
         def show(event: "Event") -> None:
             record.take(event)
@@ -110,8 +126,23 @@ def ask(
         def notify(text: str) -> None:
             show(Note(text))
 
-        attachments = Attacher(pages, notify, aside.progress.update).attach_all(question.inputs)
+        chat, attacher = None, Attacher(pages, notify, aside.progress.update)
+        if goes_on or chat_id:
+            store = stack.enter_context(open_store(folders, is_private=private, notify=notify))
+            chat = store.begin() if chat_id == NEW else store.find(chat_id or LAST)
+            attacher = store.attacher(pages, notify, aside.progress.update)
+            settings = replace(
+                settings,
+                system=system_text(settings.system) or chat.system,
+                model=settings.model or chat.model,
+            )
+            record.chat_id = chat.id
+        known_model = find_or_choose_model(settings.model, folders)
+        record.model = known_model.name
+        attachments = attacher.attach_all(question.inputs)
         messages = messages_of(settings.system, attachments, question.prompt)
+        if chat is not None:
+            messages = (*chat.messages(settings.system), messages[-1])
         states = None if no_cache else runtime.states_of(settings, folders.states, is_private=private)
         asked = _Asked(settings, known_model, folders.cache, states, attachments, messages, notify)
         if dry_run:
@@ -119,7 +150,8 @@ def ask(
         else:
             if not private:
                 introduce(known_model, folders, notify)
-            engine = _answer(asked, record, show, aside)
+            keep = None if chat is None else _Keeper(chat, question.prompt, attachments, settings, pages)
+            engine = _answer(asked, record, show, aside, keep)
     if style != "text":
         record.print(output, style)
     elif dry_run:
@@ -144,7 +176,33 @@ class _Asked:
     notify: Callable[[str], None]
 
 
-def _answer(asked: _Asked, record: Record, show: "Callable[[Event], None]", aside: "Aside") -> "Engine":
+@dataclass(frozen=True, slots=True)
+class _Keeper:
+    """A conversation, and the question that is put in it."""
+
+    chat: "Conversation"
+    prompt: str
+    attachments: "list[Attachment]"
+    settings: "Settings"
+    pages: "PageRanges | None"
+
+    @contextmanager
+    def answering(self, model: str, notify: Callable[[str], None]) -> "Iterator[Callable[[Event], None]]":
+        """Save the question, and the answer from its events."""
+        self.chat.ask(self.prompt, self.attachments, self.settings, self.pages)
+        with self.chat.answering(model) as answer:
+            yield answer.take
+        if answer.trouble:
+            notify(f"this answer is not saved whole: {answer.trouble}")
+
+
+def _answer(
+    asked: _Asked,
+    record: Record,
+    show: "Callable[[Event], None]",
+    aside: "Aside",
+    keeper: _Keeper | None,
+) -> "Engine":
     """Ask the model. The engine that comes back may still be saving what it computed."""
     from qwen35.engine.engine import prepare
     from qwencli import runtime
@@ -170,8 +228,13 @@ def _answer(asked: _Asked, record: Record, show: "Callable[[Event], None]", asid
         aside.progress.update("looking at the pictures", 0, 0, "tokens")
     else:
         aside.progress.update("reading the prompt", 0, 0, "tokens")
-    with closing(engine.generate(request, prompt)) as events:
+    with (
+        keeper.answering(asked.model.name, asked.notify) if keeper else nullcontext() as keep,
+        closing(engine.generate(request, prompt)) as events,
+    ):
         for event in events:
+            if keep:
+                keep(event)
             show(event)
     if record.finish_reason == "length":
         asked.notify(

@@ -86,7 +86,8 @@ def _talk(settings: "Settings", flags: dict[str, Any], chat_id: str | None) -> "
     """The chat, from the conversation that it goes on with to the end of its input. Returns its answers."""
     from qwencli.chat.loop import run
     from qwencli.chat.screen import Screen
-    from qwencli.chat.session import Session, open_store
+    from qwencli.chat.session import Session
+    from qwencli.conversations.store import open_store
     from qwencli.folders import Folders
     from qwencli.render.aside import Verbosity
     from qwencli.render.output import standard_output

@@ -3,6 +3,7 @@
 import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from qwencli.conversations.conversation import Conversation
 from qwencli.conversations.database import connect, connect_to_read, explained, transaction
 from qwencli.conversations.records import Hit, Summary
 from qwencli.conversations.rows import load_messages, path_to
+from qwencli.folders import Folders
 from qwencli.values import PageRanges
 
 LAST = "last"  # stands for the conversation that was added to last
@@ -198,3 +200,20 @@ def _around(text: str, word: str) -> str:
     start = max(0, text.lower().find(word.lower()) - _EXCERPT_LENGTH // 4)
     end = start + _EXCERPT_LENGTH
     return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
+
+
+def open_store(folders: Folders, *, is_private: bool, notify: Callable[[str], None]) -> Store:
+    """The saved conversations; or a copy of them that is forgotten, where nothing may or can be written.
+
+    Raises InputError where what is saved is damaged.
+    """
+    if not is_private:
+        try:
+            return Store.open(folders.data, notify)
+        except UnwritableError as error:
+            notify(f"{error} What is said now is lost at the end.")
+    with suppress(UnwritableError):
+        if saved := Store.open_to_read(folders.data, writes_nothing=True):
+            with saved:
+                return Store.in_memory(notify, saved)
+    return Store.in_memory(notify)

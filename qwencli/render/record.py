@@ -32,6 +32,7 @@ class Record:
     answer: str | None = None
     reasoning: str | None = None
     finish_reason: str | None = None
+    chat_id: str | None = None
     miss_reason: str | None = None  # why not more tokens were reused
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
@@ -102,7 +103,7 @@ class Record:
             "usage": asdict(self.usage),
             "timings": {name: round(value, 4) for name, value in timings.items()},
             "attachments": self.attachments,
-            "chat_id": None,
+            "chat_id": self.chat_id,
             "cache": {"reused_tokens": self.usage.cached_tokens, "reason": self.miss_reason},
             "notes": self.notes,
             "error": error,

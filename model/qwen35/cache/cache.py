@@ -232,6 +232,10 @@ class StateCache:
             except (CacheTrouble, OSError) as trouble:
                 if str(trouble) not in self.notes:
                     self.notes.append(str(trouble))
+                # What waits would meet the same, and wait for the same lock one after another.
+                while not jobs.empty():
+                    if jobs.get() is None:
+                        return
 
 
 class PromptCache:

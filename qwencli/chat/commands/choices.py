@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from qwencli.chat.session import Session, read_system
+from qwencli.chat.session import Session
+from qwencli.conversation import system_text
 from qwencli.errors import UsageError
 from qwencli.known_models import find_model
 from qwencli.settings import PARSERS, Settings
@@ -26,7 +27,7 @@ def choose_model(session: Session, argument: str) -> None:
 
 def set_system(session: Session, argument: str) -> None:
     if argument:
-        text = None if argument == NONE else read_system(argument)
+        text = None if argument == NONE else system_text(argument)
         session.settings = replace(session.settings, system=text)
     session.screen.say(f"system message: {session.settings.system or NONE}")
 
