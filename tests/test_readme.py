@@ -29,7 +29,10 @@ def blocks(text: str) -> list[list[str]]:
 
 
 COMMANDS = [
-    line for block in blocks(README) for line in block if re.search(r"\bqwen (ask|chat|chats|models|doctor|cache|bench)", line)
+    line
+    for block in blocks(README)
+    for line in block
+    if re.search(r"\bqwen (ask|chat|chats|models|doctor|cache|bench)", line)
 ]
 OWN_COMMANDS = [line for line in COMMANDS if not line.startswith("pip")]
 TABLE_COMMANDS = re.findall(r"`(qwen ask [^`]+)`", EXAMPLES)

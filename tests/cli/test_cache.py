@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from qwen35.cache import blobs
-from qwen35.cache import store as store_module
+from qwen35.cache import index as index_module
 from tests.cli.conftest import Invoke, Result
 from tests.model.cache.asking import assert_tidy, blobs_of, words
 
@@ -257,7 +257,7 @@ def test_a_full_disk(invoke: Invoke, states: Path, monkeypatch: pytest.MonkeyPat
 def test_a_cache_that_another_process_locks(
     invoke: Invoke, states: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "BUSY_S", 0.05)
+    monkeypatch.setattr(index_module, "BUSY_S", 0.05)
     ask(invoke, "hello")
     with closing(sqlite3.connect(states / "index.sqlite", isolation_level=None)) as index:
         index.execute("BEGIN EXCLUSIVE")

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen35.cache import blobs
+from qwen35.cache import index as index_module
+from qwen35.cache import room as room_module
 from qwen35.cache import store as store_module
 from qwen35.cache.blobs import BadBlob
 from qwen35.cache.store import CacheTrouble, Store
@@ -429,7 +432,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(store: Store, monkeypatch: pytes
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "BUSY_S", 0.05)
+    monkeypatch.setattr(index_module, "BUSY_S", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -500,7 +503,7 @@ def test_a_folder_of_someone_else_is_trouble_and_no_crash(store: Store) -> None:
 def test_a_clock_that_jumps_does_no_harm(states: Path, monkeypatch: pytest.MonkeyPatch, jump: int) -> None:
     store = Store(states, 400_000)
     now = [2e9]
-    monkeypatch.setattr(store_module.time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
     monkeypatch.setattr(store_module, "KEPT_PROMPTS", 4)
     for seed in range(3):
         save(store, 300, seed)
@@ -516,7 +519,7 @@ def test_a_clock_that_jumps_does_no_harm(states: Path, monkeypatch: pytest.Monke
 
 def test_what_was_used_last_and_spares_most_stays(states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [2e9]
-    monkeypatch.setattr(store_module.time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
     store = Store(states, PLENTY)
     for seed, saved_tokens in enumerate((100, 100, 10_000, 100)):
         save(store, 300, seed, saved_tokens=saved_tokens)
@@ -529,7 +532,7 @@ def test_what_was_used_last_and_spares_most_stays(states: Path, monkeypatch: pyt
 
 
 def test_evicted_states_are_not_remembered_for_ever(states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "KEPT_EVICTED", 3)
+    monkeypatch.setattr(room_module, "KEPT_EVICTED", 3)
     for seed in range(8):
         save(Store(states, 0), 40, seed)
     with closing(sqlite3.connect(states / "index.sqlite")) as index:
