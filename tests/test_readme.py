@@ -123,6 +123,7 @@ def test_the_answers_shown_are_the_answers_given(place: Path, site: str) -> None
 def test_the_object_shown_has_the_fields_printed(place: Path, site: str) -> None:
     command = next(command for command in OWN_COMMANDS if command.endswith("--json"))
     shown = json.loads(" ".join(next(block for block in blocks(README) if block[0].startswith("{"))))
+    run('qwen ask examples/shapes.png "describe"', place, site)  # what it goes on from
     printed = json.loads(run(command, place, site).stdout)
     assert shown.keys() == printed.keys()
     assert shown["answer"] == printed["answer"]
