@@ -407,7 +407,7 @@ def write_tokenizer(size: Size, folder: Path) -> None:
     vocab = {text: i for i, text in enumerate(token_texts(size))}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # words, as texts have them
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens(
         [AddedToken(token, special=token.startswith("<|"), normalized=False) for token in SPECIAL_TOKENS]
