@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 
-ASKED_FOR = ("slow", "gpu", "weights", "network")
+ASKED_FOR = ("slow", "long", "gpu", "weights", "network")
 GOOD_REASONS = ("Linux", "macOS", "Windows", "platform", "not beside this checkout")
 
 

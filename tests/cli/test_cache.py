@@ -311,7 +311,7 @@ def test_a_kill_while_saving_does_no_harm(
     survives_kills(invoke, states, 10)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_200_kills_while_saving_do_no_harm(
     invoke: Invoke, states: Path, monkeypatch: pytest.MonkeyPatch
@@ -320,7 +320,7 @@ def test_200_kills_while_saving_do_no_harm(
     survives_kills(invoke, states, 200)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_programs_at_once_answer_rightly(invoke: Invoke, states: Path) -> None:
     words = [(document(n % 3), SHAPES, f"question {n % 4}?") for n in range(8)]
     command = [sys.executable, "-m", "qwencli", "ask", *GREEDY, "--json"]

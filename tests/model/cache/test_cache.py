@@ -86,7 +86,7 @@ def test_a_restored_state_answers_as_a_computed_one(
     assert warm.result == again.result == alone.result
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("model_name", ["dense-q8", "moe-q4"])
 def test_so_it_does_with_the_other_quantisation(
@@ -100,7 +100,7 @@ def test_on_torch_it_answers_nearly_so(model_of: ModelOf, states: Path, name: st
     on_torch_it_answers_nearly_so(model_of("dense"), states, name, max_tokens=16)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("model_name", ["dense", "moe"])
 def test_on_torch_it_does_at_every_boundary(
@@ -353,7 +353,7 @@ def test_budgets_hold(model: Path, states: Path) -> None:
     budgets_hold(model, states, 60)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_budgets_hold_over_500_mixed_requests(model: Path, states: Path) -> None:
     budgets_hold(model, states, 500)
 

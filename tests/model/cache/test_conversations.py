@@ -117,7 +117,7 @@ def test_no_answer_depends_on_the_cache(
     drive(model, tmp_path_factory.mktemp("conversation") / "states", steps)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(deadline=None, max_examples=300)
 @given(steps=steps)
 def test_no_answer_of_many_depends_on_the_cache(

@@ -609,7 +609,7 @@ def test_any_use_of_it_keeps_it_tidy_and_right(
     run_acts(tmp_path_factory.mktemp("acts") / "states", acts)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(deadline=None, max_examples=500)
 @given(acts=acts)
 def test_any_long_use_of_it(

@@ -217,7 +217,7 @@ def test_no_text_at_all_changes_them(mini: Processor, document: str, questions: 
     assert_all_begin_so([asked(mini, document, question) for question in questions])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(deadline=None, max_examples=5000)
 @given(document=st.lists(pieces, max_size=4).map("".join), questions=st.lists(pieces, min_size=2, max_size=3))
 def test_no_text_changes_the_ids_of_the_real_vocabulary(
