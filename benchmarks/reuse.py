@@ -1,4 +1,4 @@
-"""A second question in a new process: `python -m benchmarks.reuse [MODEL]`.
+"""A second question in a new process: `python benchmarks/reuse.py [MODEL]`.
 
 Each round begins with an empty state cache and asks two questions about one picture, then two about one
 document, every question in a process of its own. The first is computed, the second goes on from what the

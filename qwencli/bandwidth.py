@@ -1,6 +1,5 @@
 """What decoding runs against: how fast memory is read, and how much of it one token reads."""
 
-import contextlib
 import mmap
 import statistics
 import time
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen35.config import ModelConfig, TextConfig
-from qwen35.memory import available_memory
+from qwen35.memory import allocate, available_memory
 from qwen35.state import kv_bytes_per_token
 from qwen35.weights.manifest import Manifest
 
@@ -39,11 +38,7 @@ def read_bandwidth(num_threads: int, size_bytes: int | None = None) -> float:
 
 
 def _buffer(size_bytes: int) -> NDArray[np.int32]:
-    memory = mmap.mmap(-1, size_bytes // mmap.PAGESIZE * mmap.PAGESIZE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    buffer = np.frombuffer(memory, np.int32)
+    buffer = np.frombuffer(allocate(size_bytes // mmap.PAGESIZE * mmap.PAGESIZE), np.int32)
     buffer[:] = 1  # untouched pages would all be the same page of zeros
     return buffer
 

@@ -12,7 +12,8 @@ from qwencli.media.source import local_path
 def messages_of(system: str | None, attachments: Sequence[Attachment], prompt: str) -> tuple[Message, ...]:
     """The system message if there is one, then what was attached and the question: the long part first.
 
-    An empty `prompt` means that attached text is the question. Raises UsageError if there is none.
+    `system` is the text itself, as `system_text` gives it. An empty `prompt` means that attached text is the
+    question. Raises UsageError if there is none.
     """
     parts: list[Part] = [part for attachment in attachments for part in attachment.parts]
     if prompt:
@@ -20,7 +21,6 @@ def messages_of(system: str | None, attachments: Sequence[Attachment], prompt: s
     elif not any(attachment.type == "text" for attachment in attachments):
         raise UsageError("There is no question. Ask one: qwen ask 'What is a vowel?'")
     question = Message("user", tuple(parts))
-    system = system_text(system)
     return (Message.of_text("system", system), question) if system else (question,)
 
 

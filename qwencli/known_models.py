@@ -61,15 +61,14 @@ def find_or_choose_model(name: str | None, folders: Folders) -> KnownModel:
     """
     if name is not None:
         return find_model(name, folders)
-    best, most = None, 0
-    for model in _in_data_folder(folders):
-        if not is_packed(model.folder):
-            continue
+    sizes = [(_packed_bytes(model), model) for model in _in_data_folder(folders) if is_packed(model.folder)]
+    fitting = [(size, model) for size, model in sizes if size <= FITS * total_memory()]
+    # The largest first: manifests are long, and that of the model that answers is read alone.
+    for _, model in sorted(fitting, key=lambda pair: -pair[0]):
         with suppress(CheckpointError):
-            size_bytes = open_manifest(model.folder).data_bytes
-            if most < size_bytes <= FITS * total_memory():
-                best, most = model, size_bytes
-    return best or find_model(BUILT_IN, folders)
+            open_manifest(model.folder)
+            return model
+    return find_model(BUILT_IN, folders)
 
 
 def find_model(name: str, folders: Folders) -> KnownModel:
@@ -114,6 +113,14 @@ def architecture_of(folder: Path) -> str | None:
 
 def is_supported(model: KnownModel) -> bool:
     return architecture_of(model.folder) in ARCHITECTURES
+
+
+def _packed_bytes(model: KnownModel) -> int:
+    """Of the files that hold a packed model's weights; 0 where one cannot be looked at."""
+    try:
+        return sum(path.stat().st_size for path in model.folder.glob("*.bin"))
+    except OSError:
+        return 0
 
 
 def _built_in() -> Iterator[KnownModel]:

@@ -62,9 +62,13 @@ class Machine:
 
 def free_disk(folder: Path) -> int:
     """Bytes free where `folder` is or will be."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    while True:
+        try:
+            return shutil.disk_usage(folder).free
+        except OSError:  # not there yet, or not ours to look into
+            if folder == folder.parent:
+                raise
+            folder = folder.parent
 
 
 def _cpu_info() -> dict[str, str]:

@@ -50,6 +50,22 @@ def complete_model(incomplete: str) -> Iterator[str]:
             yield model.name
 
 
+def complete_chat(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Ids of the saved conversations, with their titles."""
+    import os
+
+    from qwencli.conversations.store import Store
+    from qwencli.folders import Folders
+
+    store = Store.open_to_read(Folders.locate(os.environ).data)
+    if store is not None:
+        with store:
+            for summary in store.summaries():
+                if summary.id.startswith(incomplete):
+                    yield summary.id, summary.title
+
+
+GoesOn = Annotated[bool, typer.Option("-c", "--continue", help="Go on with the last conversation.")]
 Model = Annotated[
     str | None,
     typer.Option(

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qwencli import options
-from qwencli.commands.chats import complete_chat
 from qwencli.errors import ExitCode, UsageError
 from qwencli.render.record import Record, Style
 
@@ -36,16 +35,14 @@ def ask(
     context: typer.Context,
     inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT", show_default=False)] = None,
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", show_default=False)] = None,
-    goes_on: Annotated[
-        bool, typer.Option("-c", "--continue", help="Go on with the last conversation.")
-    ] = False,
+    goes_on: options.GoesOn = False,
     chat_id: Annotated[
         str | None,
         typer.Option(
             "--chat",
             metavar="ID|new",
             help="Go on with this conversation, as `qwen chats ls` lists it; or begin one.",
-            autocompletion=complete_chat,
+            autocompletion=options.complete_chat,
             show_default=False,
         ),
     ] = None,
@@ -126,15 +123,14 @@ def ask(
         def notify(text: str) -> None:
             show(Note(text))
 
+        settings = replace(settings, system=system_text(settings.system))
         chat, attacher = None, Attacher(pages, notify, aside.progress.update)
         if goes_on or chat_id:
             store = stack.enter_context(open_store(folders, is_private=private, notify=notify))
             chat = store.begin() if chat_id == NEW else store.find(chat_id or LAST)
             attacher = store.attacher(pages, notify, aside.progress.update)
             settings = replace(
-                settings,
-                system=system_text(settings.system) or chat.system,
-                model=settings.model or chat.model,
+                settings, system=settings.system or chat.system, model=settings.model or chat.model
             )
             record.chat_id = chat.id
         known_model = find_or_choose_model(settings.model, folders)
@@ -150,16 +146,19 @@ def ask(
         else:
             if not private:
                 introduce(known_model, folders, notify)
-            keep = None if chat is None else _Keeper(chat, question.prompt, attachments, settings, pages)
-            engine = _answer(asked, record, show, aside, keep)
+            keeping = _kept(chat, question.prompt, pages, asked) if chat else nullcontext(lambda event: None)
+            engine = _answer(asked, record, show, aside, keeping)
     if style != "text":
         record.print(output, style)
     elif dry_run:
         output.write_text(record.prompt_report())
     elif verbose:
         aside.figures(record.figures())
-    if engine is not None:
-        for note in engine.close():  # the answer is out: only now is waited for what is being saved
+    if engine is not None:  # the answer is out: only now is waited for what is being saved
+        with aside.progress:
+            aside.progress.update("saving the state for the next question", 0, 0, "bytes")
+            notes = engine.close()
+        for note in notes:
             aside.show(Note(note))
     if record.finish_reason == "length":
         raise typer.Exit(ExitCode.INCOMPLETE)
@@ -176,24 +175,16 @@ class _Asked:
     notify: Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Keeper:
-    """A conversation, and the question that is put in it."""
-
-    chat: "Conversation"
-    prompt: str
-    attachments: "list[Attachment]"
-    settings: "Settings"
-    pages: "PageRanges | None"
-
-    @contextmanager
-    def answering(self, model: str, notify: Callable[[str], None]) -> "Iterator[Callable[[Event], None]]":
-        """Save the question, and the answer from its events."""
-        self.chat.ask(self.prompt, self.attachments, self.settings, self.pages)
-        with self.chat.answering(model) as answer:
-            yield answer.take
-        if answer.trouble:
-            notify(f"this answer is not saved whole: {answer.trouble}")
+@contextmanager
+def _kept(
+    chat: "Conversation", prompt: str, pages: "PageRanges | None", asked: _Asked
+) -> "Iterator[Callable[[Event], None]]":
+    """Save the question in the conversation, and the answer from its events."""
+    chat.ask(prompt, asked.attachments, asked.settings, pages)
+    with chat.answering(asked.model.name) as answer:
+        yield answer.take
+    if answer.trouble:
+        asked.notify(f"this answer is not saved whole: {answer.trouble}")
 
 
 def _answer(
@@ -201,9 +192,12 @@ def _answer(
     record: Record,
     show: "Callable[[Event], None]",
     aside: "Aside",
-    keeper: _Keeper | None,
+    keeping: "AbstractContextManager[Callable[[Event], None]]",
 ) -> "Engine":
-    """Ask the model. The engine that comes back may still be saving what it computed."""
+    """Ask the model. The engine that comes back may still be saving what it computed.
+
+    `keeping`, entered when nothing more can be wrong with the question, takes the events of the answer.
+    """
     from qwen35.engine.engine import prepare
     from qwencli import runtime
 
@@ -228,13 +222,9 @@ def _answer(
         aside.progress.update("looking at the pictures", 0, 0, "tokens")
     else:
         aside.progress.update("reading the prompt", 0, 0, "tokens")
-    with (
-        keeper.answering(asked.model.name, asked.notify) if keeper else nullcontext() as keep,
-        closing(engine.generate(request, prompt)) as events,
-    ):
+    with keeping as keep, closing(engine.generate(request, prompt)) as events:
         for event in events:
-            if keep:
-                keep(event)
+            keep(event)
             show(event)
     if record.finish_reason == "length":
         asked.notify(

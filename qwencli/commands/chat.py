@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwencli import options
-from qwencli.commands.chats import complete_chat
 from qwencli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -23,16 +22,14 @@ def chat(
         list[str] | None,
         typer.Argument(metavar="INPUT", help="Goes with the first question.", show_default=False),
     ] = None,
-    goes_on: Annotated[
-        bool, typer.Option("-c", "--continue", help="Go on with the last conversation.")
-    ] = False,
+    goes_on: options.GoesOn = False,
     chat_id: Annotated[
         str | None,
         typer.Option(
             "--chat",
             metavar="ID",
             help="Go on with this one, as `qwen chats ls` lists it.",
-            autocompletion=complete_chat,
+            autocompletion=options.complete_chat,
             show_default=False,
         ),
     ] = None,

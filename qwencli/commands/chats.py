@@ -1,7 +1,6 @@
 """`qwen chats`: the saved conversations."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,20 +16,12 @@ if TYPE_CHECKING:
 chats = typer.Typer(help="List, read, search, export and remove saved conversations.", rich_markup_mode=None)
 
 
-def complete_chat(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Ids of the conversations, with their titles."""
-    with _store() as store:
-        for summary in store.summaries():
-            if summary.id.startswith(incomplete):
-                yield summary.id, summary.title
-
-
 ChatId = Annotated[
     str,
     typer.Argument(
         metavar="ID",
         help="As `ls` lists it, the beginning of one, or `last`.",
-        autocompletion=complete_chat,
+        autocompletion=options.complete_chat,
     ),
 ]
 
@@ -163,7 +154,8 @@ def export_chat(
 @chats.command("rm")
 def remove_chats(
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="ID...", autocompletion=complete_chat, show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="ID...", autocompletion=options.complete_chat, show_default=False),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All conversations.")] = False,
     json: options.Json = False,

@@ -98,16 +98,16 @@ class KeepingAttacher(Attacher):
 
     def attach_output(self, command: str, output: bytes) -> Attachment:
         """What `command` wrote, under the name "!command"."""
-        return self._decode(Source(COMMAND + command, output, Kind("text", "text")))
+        return self.decode(Source(COMMAND + command, output, Kind("text", "text")))
 
-    def _decode(self, source: Source) -> Attachment:
+    def decode(self, source: Source) -> Attachment:
         attachment = self._make(source)
         self.blobs.put(source.sha256, source.data)
         return attachment
 
     def _make(self, source: Source) -> Attachment:
         if not source.name.startswith(COMMAND):
-            return Attacher._decode(self, source)  # super() has no class to refer to under slots=True
+            return Attacher.decode(self, source)  # super() has no class to refer to under slots=True
         text = decode_text(source.data, source.name, self.notify).rstrip()
         parts = (TextPart(f"$ {source.name.removeprefix(COMMAND)}\n{text}\n\n"),)
         return Attachment(source.name, "text", source.sha256, len(source.data), parts)

@@ -47,7 +47,7 @@ class Attacher:
             attachments = [attachment for spec in specs for attachment in self._attach(spec)]
         else:
             piped = read_piped_stdin(self.notify)
-            attachments = [self._decode(piped)] if piped else []
+            attachments = [self.decode(piped)] if piped else []
         if self.pages and not any(attachment.type == "pdf" for attachment in attachments):
             self.notify("--pages has no effect: no input is a PDF")
         return attachments
@@ -55,16 +55,14 @@ class Attacher:
     def _attach(self, spec: str) -> list[Attachment]:
         """One attachment, or those of a folder."""
         if spec == "-":
-            return [self._decode(read_stdin(self.notify))]
+            return [self.decode(read_stdin(self.notify))]
         if is_url(spec):
             label = f"fetching {spec[:_SHOWN_OF_URL]}"
-            return [
-                self._decode(fetch(spec, lambda done, all_: self.on_progress(label, done, all_, "bytes")))
-            ]
+            return [self.decode(fetch(spec, lambda done, all_: self.on_progress(label, done, all_, "bytes")))]
         if is_data_uri(spec):
-            return [self._decode(read_data_uri(spec))]
+            return [self.decode(read_data_uri(spec))]
         folder = local_path(spec)
-        return self._attach_folder(spec, folder) if folder.is_dir() else [self._decode(read_path(spec))]
+        return self._attach_folder(spec, folder) if folder.is_dir() else [self.decode(read_path(spec))]
 
     def _attach_folder(self, spec: str, folder: Path) -> list[Attachment]:
         """The usable files directly in `folder`, by name; hidden files and folders do not count."""
@@ -80,7 +78,7 @@ class Attacher:
         taken, skipped = [], []
         for file in files:
             try:
-                taken.append(self._decode(read_path(str(file))))
+                taken.append(self.decode(read_path(str(file))))
             except InputError as error:
                 skipped.append(str(error))
         if not taken:
@@ -88,7 +86,8 @@ class Attacher:
         self.notify(_folder_note(spec, len(taken), skipped))
         return taken
 
-    def _decode(self, source: Source) -> Attachment:
+    def decode(self, source: Source) -> Attachment:
+        """What the bytes of an input add to a message. Raises InputError for what cannot be decoded."""
         # Each decoder is imported when an input needs it: text needs neither Pillow nor PDFium.
         parts: tuple[Part, ...]
         if source.kind.family == "image":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from qwencli import app
 from tests.model.checkpoint import write_checkpoint
@@ -71,3 +72,11 @@ def invoke(
     yield run
     os.dup2(keyboard, 0)
     os.close(keyboard)
+
+
+@pytest.fixture
+def picture(home: Path) -> Path:
+    """A picture in the working folder, whose name has a space."""
+    path = Path("my picture.png").absolute()
+    Image.new("RGB", (96, 96), (200, 30, 30)).save(path)
+    return path

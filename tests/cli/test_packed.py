@@ -12,11 +12,14 @@ from qwen35.backends.native import library as native
 from tests.cli.conftest import Invoke
 
 SHAPES = Path(__file__).resolve().parents[2] / "examples" / "shapes.png"
-ASK = """
+# What costs tenths of a second to import, and no question to a packed model needs.
+SLOW = ("torch", "pydantic", "numpy.random", "numpy.ma", "prompt_toolkit")
+ASK = f"""
+SLOW = {SLOW}
 import sys
 from qwencli.app import main
 code = main()
-print("torch" in sys.modules, file=sys.stderr)
+print([name for name in SLOW if name in sys.modules], file=sys.stderr)
 sys.exit(code)
 """
 
@@ -27,12 +30,12 @@ def test_a_packed_model_answers_like_the_unpacked_one(invoke: Invoke) -> None:
         assert (packed.code, packed.out) == (0, invoke("ask", "-m", "mini-bf16", SHAPES, question).out)
 
 
-def test_a_packed_model_answers_without_torch(home: Path) -> None:
+def test_a_packed_model_answers_without_torch_or_what_else_is_slow(home: Path) -> None:
     if native.load()[0] is None:
         pytest.skip("this platform has no compiler: the native library was not built on installation")
     command = [sys.executable, "-c", ASK, "ask", "-q", "-m", "mini", str(SHAPES), "describe"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"QWEN_HOME": str(home)})
-    assert (done.returncode, done.stderr.strip()) == (0, "False")
+    assert (done.returncode, done.stderr.strip()) == (0, "[]")
     assert done.stdout.strip()
 
 

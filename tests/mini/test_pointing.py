@@ -1,5 +1,6 @@
 """Where attention is told to look, against the layer's own sums and against what was drawn."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,6 @@ from qwen35.network.text import Past
 
 @pytest.mark.parametrize("seed", range(200))
 def test_what_a_question_names_is_in_its_words(seed: int) -> None:
-    import random
-
     things = [("red", "circle", "top left"), ("grey", "star", "centre"), ("red", "square", "bottom right")]
     for question in scene_questions(things, 10, random.Random(seed)):
         words = question.question.lower().replace("gray", "grey").replace("center", "centre")

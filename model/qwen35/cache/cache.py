@@ -59,6 +59,7 @@ class StateCache:
         self._saver: Thread | None = None
 
     def open(self, prompt: ModelInput) -> "PromptCache":
+        """Look for what is known of a prompt, and make ready to keep more of it."""
         return PromptCache(self, prompt)
 
     def close(self, *, abandon: bool = False) -> list[str]:
@@ -71,6 +72,7 @@ class StateCache:
         return self.take_notes()
 
     def take_notes(self) -> list[str]:
+        """What went wrong since the last call, each a line for a person."""
         notes, self.notes = self.notes, []
         return notes
 
@@ -147,17 +149,20 @@ class StateCache:
             self._later(lambda: store.save(snapshot, own))
 
     def keep_prompt(self, prompt: ModelInput, media: Sequence[Medium]) -> None:
+        """Remember what was asked, to tell the next prompt where it began to differ."""
         if self._store and self._can_write:
             store, ids = self._store, _marked(prompt.ids, media)
             self._later(lambda: store.save_prompt(self.model, ids))
 
     def features(self, key: bytes) -> np.ndarray | None:
+        """Of the picture with this `Medium.key`: (M, D) float32 as the backend made them, or None."""
         features = self._store.features(self.model, key.hex()) if self._store else None
         if features is not None and self._store and self._can_write:
             self._later(partial(self._store.touch_features, self.model, key.hex()))
         return features
 
     def keep_features(self, key: bytes, features: np.ndarray) -> None:
+        """Keep a picture's `features` (M, D) under its `Medium.key`."""
         if self._store and self._can_write:
             store = self._store
             self._later(lambda: store.save_features(self.model, key.hex(), features))
@@ -262,13 +267,15 @@ class PromptCache:
         self._last = n
 
     def keep_prompt(self) -> None:
+        """Remember that this was asked."""
         self._cache.keep_prompt(self._prompt, self._media)
 
     def features(self, index: int) -> np.ndarray | None:
-        """Of the index-th picture, as they were saved."""
+        """Features (M, D) of the prompt's index-th picture, as they were saved; None where they were not."""
         return self._cache.features(self._media[index].key)
 
     def keep_features(self, index: int, features: np.ndarray) -> None:
+        """Keep the `features` (M, D) of the prompt's index-th picture."""
         self._cache.keep_features(self._media[index].key, features)
 
 

@@ -48,13 +48,11 @@ def load_engine(
     """Load the model of `folder`, whose `processor` the caller may have already.
 
     `device` is auto, cpu or cuda; `dtype` None keeps the file's; `load` is how `PackedModel.open` brings
-    packed weights into memory. A packed model runs on the native
-    library and needs no torch, unless `device` is cuda. Where the library is missing it is compiled into
-    `cache`; if that fails, `on_note` hears of the slower way that is taken. `states` says where states of
-    prompts are kept; None computes all of them anew.
-    `on_progress` hears bytes read and bytes in all. The small files are read first, so that a broken
-    folder is reported before torch is imported. Raises CheckpointError, and DoesNotFit where the
-    device is missing.
+    packed weights into memory. A packed model runs on the native library and needs no torch, unless `device`
+    is cuda. Where the library is missing it is compiled into `cache`; if that fails, `on_note` hears of the
+    slower way that is taken. `states` says where states of prompts are kept; None computes all of them anew.
+    `on_progress` hears bytes read and bytes in all. The small files are read first, so that a broken folder
+    is reported before torch is imported. Raises CheckpointError, and DoesNotFit where the device is missing.
     """
     processor = processor or Processor.from_folder(folder)
     defaults = GenerationDefaults.from_folder(folder)
@@ -63,10 +61,10 @@ def load_engine(
         if library:
             weights = PackedModel.open(folder, load, on_progress)
             backend = NativeBackend(library, weights, num_threads=num_threads or num_cores())
-            return Engine(backend, processor, defaults, _cache(folder, backend, processor, states))
+            states_of_it = _cache(weights.manifest.fingerprint, backend, processor, states)
+            return Engine(backend, processor, defaults, states_of_it)
         if on_note:
             on_note(f"no native kernels ({reason}): {folder.name} is unpacked and runs on torch, slowly")
-
     elif load != "auto" and on_note:
         on_note(f"--load {load}: for packed models alone; {folder.name} is read into memory")
 
@@ -90,14 +88,17 @@ def load_engine(
             on_progress=on_progress,
         )
     plain = PlainBackend(model)
-    return Engine(plain, processor, defaults, _cache(folder, plain, processor, states))
+    weights_name = fingerprint(folder) if states else ""
+    return Engine(plain, processor, defaults, _cache(weights_name, plain, processor, states))
 
 
-def _cache(folder: Path, backend: Backend, processor: Processor, states: States | None) -> StateCache | None:
+def _cache(
+    weights_name: str, backend: Backend, processor: Processor, states: States | None
+) -> StateCache | None:
     if states is None:
         return None
     return StateCache(
-        hashlib.sha256(f"{fingerprint(folder)} {backend.numerics}".encode()).hexdigest(),
+        hashlib.sha256(f"{weights_name} {backend.numerics}".encode()).hexdigest(),
         backend.new_state,
         lambda ids: processor.tokenizer.decode(ids, skip_special=False),
         Store(states.folder, states.disk_bytes) if states.folder else None,

@@ -3,7 +3,6 @@
 Mutable: a Reader fills its memory until all is there or `stop`; the memory lives as long as an array on it.
 """
 
-import contextlib
 import mmap
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen35.errors import CheckpointError, DoesNotFit
+from qwen35.memory import allocate
 from qwen35.weights.reading import read_into
 
 OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -130,13 +130,9 @@ def map_files(extents: Sequence[Extent]) -> list[Bytes]:
 
 def _allocate(num_bytes: int) -> Bytes:
     try:
-        memory = mmap.mmap(-1, num_bytes)
+        return np.frombuffer(allocate(num_bytes), np.uint8)
     except (OSError, ValueError, MemoryError, OverflowError):
         raise DoesNotFit(
             f"No memory for {num_bytes / 1e9:.1f} GB of weights. Close other programs, or use a smaller "
             "model."
         ) from None
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)

@@ -10,8 +10,9 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from qwen35.backends.native import library as native
+from qwen35.cache.store import Store
 from qwen35.weights.pack import pack
-from tests.model.cache.saved import MINI
+from tests.model.cache.saved import MINI, PLENTY
 from tests.model.checkpoint import write_checkpoint
 from tests.model.reference import DENSE, MOE, talkative_model
 
@@ -61,3 +62,8 @@ def model(model_of: ModelOf) -> Path:
 def states(tmp_path: Path) -> Path:
     """The folder of saved states, not made yet."""
     return tmp_path / "states"
+
+
+@pytest.fixture
+def store(states: Path) -> Store:
+    return Store(states, PLENTY)

@@ -1,10 +1,13 @@
 """States that are saved without a model: random ones of the built-in model's shape."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import qwen35
+from qwen35.cache import blobs
 from qwen35.cache.store import Snapshot, Store
 from qwen35.config import ModelConfig
 from qwen35.state import BLOCK_TOKENS, KVBlocks, LinearMemory, ModelState
@@ -12,6 +15,7 @@ from qwen35.state import BLOCK_TOKENS, KVBlocks, LinearMemory, ModelState
 MINI = Path(qwen35.__file__).parent / "builtin" / "mini"
 CONFIG = ModelConfig.from_folder(MINI).text
 MODEL = "model"
+PLENTY = 10**9  # bytes
 
 
 def new_state() -> ModelState:
@@ -74,3 +78,28 @@ def assert_same(a: ModelState, b: ModelState) -> None:
             assert isinstance(other, LinearMemory)
             assert np.array_equal(one.conv, other.conv)
             assert np.array_equal(one.state, other.state)
+
+
+def restarted(store: Store) -> Store:
+    """As another process has it, after some time."""
+    return Store(store.folder, store.budget_bytes)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) * 2 // 3] ^= 0x10
+    path.write_bytes(data)
+
+
+def at_each_write(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], object]) -> None:
+    """Do something while a file is being written."""
+    write = blobs.write
+
+    def hooked(path: Path, *rest: object) -> int:
+        size = write(path, *rest)  # type: ignore[arg-type]
+        with monkeypatch.context() as inner:
+            inner.setattr(blobs, "write", write)
+            act(path)
+        return size
+
+    monkeypatch.setattr(blobs, "write", hooked)
