@@ -166,10 +166,10 @@ def test_the_file_that_is_waited_for_comes_first(tmp_path: Path, monkeypatch: py
 
 
 def test_too_little_memory_is_said(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr("qwen35.weights.arena.mmap.mmap", refuse)
+    monkeypatch.setattr("qwen35.memory.mmap.mmap", refuse)
     with pytest.raises(DoesNotFit, match="Close other programs, or use a smaller model"):
         PackedModel.open(whole, "read")
 
