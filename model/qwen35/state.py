@@ -72,15 +72,23 @@ class KVBlocks:
 class LinearMemory:
     """State of one linear-attention layer.
 
-    The arrays are replaced, never written in place, so that owners can share them: `conv` (C, W - 1)
-    in the storage dtype, `state` (Hv, K, V) float32.
+    `conv` (W - 1, C) in the storage dtype, `state` (Hv, K, V) float32. Owners share arrays: those that
+    `is_shared` are replaced, never written in place.
     """
 
     conv: np.ndarray
     state: np.ndarray
+    is_shared: bool = False
 
     def fork(self) -> "LinearMemory":
-        return LinearMemory(self.conv, self.state)
+        self.is_shared = True
+        return LinearMemory(self.conv, self.state, is_shared=True)
+
+    def to_write(self) -> "LinearMemory":
+        """Where the next state may go: here, or, beside another owner, into new arrays."""
+        if self.is_shared:
+            return LinearMemory(np.empty_like(self.conv), np.empty_like(self.state))
+        return self
 
     @property
     def size_bytes(self) -> int:
@@ -104,7 +112,7 @@ class ModelState:
             if kind == "full_attention":
                 self.layers.append(KVBlocks(config.num_key_value_heads, config.head_dim, storage))
             else:
-                conv = np.zeros((config.conv_channels, config.linear_conv_kernel_dim - 1), storage)
+                conv = np.zeros((config.linear_conv_kernel_dim - 1, config.conv_channels), storage)
                 shape = (
                     config.linear_num_value_heads,
                     config.linear_key_head_dim,

@@ -66,6 +66,17 @@ def test_a_new_state_is_empty_and_a_fork_of_it_is_its_own() -> None:
     assert not state.layers[index].state.any()
 
 
+def test_linear_memory_is_written_in_place_by_its_only_owner() -> None:
+    memory = LinearMemory(np.zeros((3, 8), np.uint16), np.zeros((2, 4, 4), np.float32))
+    assert memory.to_write() is memory
+    fork = memory.fork()
+    for owner in (memory, fork):
+        other = owner.to_write()
+        assert not np.shares_memory(other.conv, owner.conv)
+        assert not np.shares_memory(other.state, owner.state)
+        assert other.to_write() is other
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_are_those_of_the_reference(name: str) -> None:
     fixed, per_token = PRINTED[name]

@@ -44,7 +44,7 @@ class PlainBackend:
         weight = model.language_model.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
         threads = torch.get_num_threads()  # sums are parted among them
-        self.numerics = f"plain-1 torch {torch.__version__} {self.device} {self.dtype} {threads}"
+        self.numerics = f"plain-2 torch {torch.__version__} {self.device} {self.dtype} {threads}"
 
     def new_state(self) -> ModelState:
         return ModelState(self.model.config.text, str(self.dtype).removeprefix("torch."))
@@ -101,7 +101,7 @@ class PlainBackend:
                 padded = [[self._pad(part, longest) for part in row.gather()] for row in rows if row.k]
                 layers.append(KeyValues(*(torch.stack(part) for part in zip(*padded, strict=True))))
             else:
-                conv = torch.stack([self._tensor(row.conv) for row in rows])
+                conv = torch.stack([self._tensor(row.conv).T for row in rows])
                 layers.append(LinearState(conv, torch.stack([self._tensor(row.state) for row in rows])))
         is_ragged = min(counts) < longest
         return Past(layers, torch.tensor(counts, device=self.device) if is_ragged else None)
@@ -119,7 +119,7 @@ class PlainBackend:
                     memory.append(self._array(layer.k[row]), self._array(layer.v[row]))
                 else:
                     state.layers[index] = LinearMemory(
-                        self._array(layer.conv[row]), self._array(layer.state[row])
+                        self._array(layer.conv[row].T), self._array(layer.state[row])
                     )
 
     def _tensor(self, array: np.ndarray) -> Tensor:

@@ -20,7 +20,7 @@ from qwen35.backends.native.vision import encode_pictures
 from qwen35.state import KVBlocks, LinearMemory, ModelState
 
 # Part of every cache key. All instruction sets, thread counts and batch sizes have the same numerics.
-NUMERICS = "native-1"
+NUMERICS = "native-2"
 STATE_DTYPE = "bfloat16"  # of keys, values and conv inputs
 
 
@@ -107,7 +107,7 @@ class NativeBackend:
             layer = self._layers.layer(index)
             if layer.is_linear:
                 past = [cast(LinearMemory, state.layers[index]) for state in states]
-                left = [LinearMemory(np.empty_like(old.conv), np.empty_like(old.state)) for old in past]
+                left = [memory.to_write() for memory in past]
                 places = linear_places(past, left)
                 call("qw_linear", layer.mixer, batch, address(places), x_at, h_at, chosen_at, weights_at)
                 for state, memory in zip(states, left, strict=True):

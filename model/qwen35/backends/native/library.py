@@ -151,6 +151,17 @@ _FUNCTIONS: dict[str, Sequence[type]] = {
     "qw_attention": (POINTER(Attention), POINTER(Batch), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
     "qw_mlp": (POINTER(Mlp), c_int32, c_void_p, c_void_p),
     "qw_moe": (POINTER(Moe), c_int32, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
+    "qw_experts": (
+        POINTER(Moe),
+        c_int32,
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_void_p,
+    ),
+    "qw_sum_experts": (POINTER(Moe), c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
     "qw_head": (c_void_p, c_float, POINTER(Matrix), c_void_p, c_void_p, c_int32, c_void_p),
     "qw_vision": (
         POINTER(Vision),

@@ -146,7 +146,7 @@ void compare_linear(const Kernels* other, int T, int K, int V) {
     const Floats decay(T, 0.9f), beta(T, 0.7f), state = random_floats(K * V);
     compare("delta_rule", other, K * V + T * V, [&](const Kernels& kernels, float* y) {
         kernels.delta_rule({T, K, V, q.data(), k.data(), v.data(), K, V, decay.data(), beta.data(), 1,
-                            state.data(), y, y + K * V, V});
+                            state.data(), y, state.data(), y + K * V, V});
     });
     const Floats x = random_floats(T * V), taps = random_floats(4 * V);
     std::vector<uint16_t> past(3 * V, 0x3f80), left(3 * V);

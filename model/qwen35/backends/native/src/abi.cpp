@@ -64,6 +64,19 @@ int32_t qw_moe(QwContext* context, const QwMoe* layer, int32_t num_rows, const f
     return call(context, [&] { qw::run_moe(*context, *layer, num_rows, h, chosen, weights, records, x); });
 }
 
+int32_t qw_experts(QwContext* context, const QwMoe* layer, int32_t num_rows, const float* h,
+                   const int32_t* chosen, const void* const* records, const uint8_t* wanted, float* y,
+                   float* shared) {
+    return call(context, [&] {
+        qw::run_experts(*context, *layer, num_rows, h, chosen, records, wanted, y, shared);
+    });
+}
+
+int32_t qw_sum_experts(QwContext* context, const QwMoe* layer, int32_t num_rows, const float* weights,
+                       float* y, const float* shared, float* x) {
+    return call(context, [&] { qw::sum_experts(*context, *layer, num_rows, weights, y, shared, x); });
+}
+
 int32_t qw_head(QwContext* context, const float* norm, float eps, const QwMatrix* head, const float* x,
                 const int32_t* rows, int32_t num_rows, float* logits) {
     return call(context, [&] { qw::run_head(*context, norm, eps, *head, x, rows, num_rows, logits); });

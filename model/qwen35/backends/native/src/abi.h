@@ -43,7 +43,7 @@ typedef struct {
 } QwLinear;
 
 typedef struct {
-    const uint16_t* conv_in; // (C, W - 1) bf16
+    const uint16_t* conv_in; // (W - 1, C) bf16
     uint16_t* conv_out;
     const float* state_in; // (Hv, K, V)
     float* state_out;
@@ -116,6 +116,13 @@ int32_t qw_mlp(QwContext*, const QwMlp*, int32_t num_rows, const float* h, float
 // Likewise a mixture; `records[e]` is where expert e lies, needed for the chosen ones only.
 int32_t qw_moe(QwContext*, const QwMoe*, int32_t num_rows, const float* h, const int32_t* chosen,
                const float* weights, const void* const* records, float* x);
+// The same in steps, for experts that come one after another: those `wanted` (E) of the chosen ones, each slot
+// (row * A + rank) of y (M * A, D) by itself; `shared` (M, D) in one of the calls, null in the others. Then the
+// sum of them all, which uses y up.
+int32_t qw_experts(QwContext*, const QwMoe*, int32_t num_rows, const float* h, const int32_t* chosen,
+                   const void* const* records, const uint8_t* wanted, float* y, float* shared);
+int32_t qw_sum_experts(QwContext*, const QwMoe*, int32_t num_rows, const float* weights, float* y,
+                       const float* shared, float* x);
 
 // logits (R, vocab) of the rows `rows` (R) of x (M, D), after the final norm.
 int32_t qw_head(QwContext*, const float* norm, float eps, const QwMatrix* head, const float* x,

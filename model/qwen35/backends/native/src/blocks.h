@@ -22,6 +22,14 @@ void run_linear(Context& context, const QwLinear& layer, const QwBatch& batch, c
 void run_attention(Context& context, const QwAttention& layer, const QwBatch& batch,
                    const QwKeyValues* blocks, float* x, float* h, int32_t* chosen, float* weights);
 void run_mlp(Context& context, const QwMlp& layer, int num_rows, const float* h, float* x);
+// A mixture in two steps, between which experts may be fetched: what the `wanted` (E; null: all) chosen
+// experts make of their rows goes to y (M * A, D), by slot (row * A + rank), and, where `shared` is not null,
+// what the shared expert makes to `shared` (M, D). Then experts are summed in rank order, and the shared one
+// last: never in the order in which they came. `y` is used up.
+void run_experts(Context& context, const QwMoe& layer, int num_rows, const float* h, const int32_t* chosen,
+                 const void* const* records, const uint8_t* wanted, float* y, float* shared);
+void sum_experts(Context& context, const QwMoe& layer, int num_rows, const float* weights, float* y,
+                 const float* shared, float* x);
 void run_moe(Context& context, const QwMoe& layer, int num_rows, const float* h, const int32_t* chosen,
              const float* weights, const void* const* records, float* x);
 

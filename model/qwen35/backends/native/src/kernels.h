@@ -21,8 +21,9 @@ struct DeltaHead {
     int qk_stride, v_stride;
     const float *decay, *beta; // factor in (0, 1], and the strength of the write
     int gate_stride;
-    const float* state_in; // (K, V), both contiguous; may not overlap
+    const float* state_in; // (K, V), both contiguous; may be one
     float* state_out;
+    const float* next_state; // of the head that comes after this one, or null
     float* y; // (T, V) with stride y_stride
     int y_stride;
 };
@@ -76,7 +77,8 @@ struct Kernels {
     void (*decay_and_beta)(const float* a, const float* b, const float* dt_bias, const float* neg_a, int n,
                            float* decay, float* beta);
     // Depthwise causal convolution over time and SiLU on channels [first, last). x and y are (T, C); inputs
-    // are rounded to bf16, as the state keeps them. `weight` is (W, C), `past` and `left` are (C, W - 1).
+    // are rounded to bf16, as the state keeps them. `weight` is (W, C), `past` and `left` are (W - 1, C)
+    // and may be one.
     void (*convolve)(const float* x, int num_tokens, int num_channels, int width, const float* weight,
                      const uint16_t* past, uint16_t* left, int first, int last, float* y);
     void (*delta_rule)(const DeltaHead& head);

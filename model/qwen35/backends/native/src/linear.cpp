@@ -34,7 +34,7 @@ void convolve_head(Context& context, const QwLinear& layer, const Channels& chan
 // The delta rule of value head `head`, over one sequence.
 void run_head_rule(Context& context, const QwLinear& layer, const Channels& channels, int head,
                    int num_tokens, const float* convolved, const float* decay, const float* beta,
-                   const QwLinearState& state, float* y) {
+                   const QwLinearState& state, const float* next_state, float* y) {
     const int key_head = head / (layer.num_v_heads / layer.num_k_heads);
     const size_t state_at = size_t(head) * layer.k_dim * layer.v_dim;
     DeltaHead rule;
@@ -47,6 +47,7 @@ void run_head_rule(Context& context, const QwLinear& layer, const Channels& chan
     rule.decay = decay + head, rule.beta = beta + head;
     rule.gate_stride = layer.num_v_heads;
     rule.state_in = state.state_in + state_at, rule.state_out = state.state_out + state_at;
+    rule.next_state = next_state;
     rule.y = y + head * layer.v_dim;
     rule.y_stride = channels.values;
     context.kernels->delta_rule(rule);
@@ -88,11 +89,20 @@ void run_linear(Context& context, const QwLinear& layer, const QwBatch& batch, c
         context.kernels->decay_and_beta(a[m], b[m], layer.dt_bias, layer.neg_a, num_v,
                                         decay + size_t(m) * num_v, beta + size_t(m) * num_v);
     }
-    context.pool.run(B * num_v, [&](int item, int) {
-        const int seq = item / num_v, first = batch.starts[seq];
-        run_head_rule(context, layer, channels, item % num_v, batch.starts[seq + 1] - first,
-                      convolved + size_t(first) * channels.all, decay + size_t(first) * num_v,
-                      beta + size_t(first) * num_v, states[seq], y + size_t(first) * channels.values);
+    // While a single token passes one head, the next head's state is fetched: runs of heads for each thread.
+    const int num_runs = M == B ? std::min(B * num_v, 2 * context.pool.num_threads()) : B * num_v;
+    context.pool.run(num_runs, [&](int item, int) {
+        const int end = B * num_v * (item + 1) / num_runs;
+        const auto state_of = [&](int i) {
+            return i < end ? states[i / num_v].state_in + size_t(i % num_v) * layer.k_dim * layer.v_dim : nullptr;
+        };
+        for (int i = B * num_v * item / num_runs; i < end; i++) {
+            const int seq = i / num_v, first = batch.starts[seq];
+            run_head_rule(context, layer, channels, i % num_v, batch.starts[seq + 1] - first,
+                          convolved + size_t(first) * channels.all, decay + size_t(first) * num_v,
+                          beta + size_t(first) * num_v, states[seq], state_of(i + 1),
+                          y + size_t(first) * channels.values);
+        }
     });
 
     const Rows<uint8_t> gated = take_quantised(context, M, channels.values);

@@ -75,23 +75,19 @@ void run_mlp(Context& context, const QwMlp& layer, int num_rows, const float* h,
     });
 }
 
-void run_moe(Context& context, const QwMoe& layer, int num_rows, const float* h, const int32_t* chosen,
-             const float* weights, const void* const* records, float* x) {
+void run_experts(Context& context, const QwMoe& layer, int num_rows, const float* h, const int32_t* chosen,
+                 const void* const* records, const uint8_t* wanted, float* y, float* shared) {
     Scratch& scratch = context.scratch;
     const int size = layer.gate.k, top_k = layer.top_k, num_slots = num_rows * top_k;
     const Quantised input = quantise_rows(context, h, size, num_rows);
     const Assignment assignment = assign(context, layer, num_slots, chosen);
 
-    // One part per chosen expert and a last one for the shared expert: in both halves, all parts are one
+    // One part per wanted expert and a last one for the shared expert: in both halves, all parts are one
     // loop.
-    const int num_parts = assignment.num_experts + 1;
     const Rows<uint8_t> hidden = take_quantised(context, num_slots, layer.gate.n); // by slot
-    const Rows<uint8_t> shared_hidden = take_quantised(context, num_rows, layer.shared.gate.n);
-    const Rows<float> y = take_floats(context, num_slots, size);
-    const Rows<float> shared_y = take_floats(context, num_rows, size);
-    const Rows<float> shared_gate = take_floats(context, num_rows, 1);
-    Expansion* expansions = scratch.take<Expansion>(num_parts);
-    Product* products = scratch.take<Product>(num_parts + 1);
+    const Rows<float> slot_y = point_at(context, y, size, num_slots);
+    Expansion* expansions = scratch.take<Expansion>(assignment.num_experts + 1);
+    Product* products = scratch.take<Product>(assignment.num_experts + 2);
     const void** part_rows = scratch.take<const void*>(num_slots);
     const void** part_floats = scratch.take<const void*>(num_slots);
     uint8_t** part_hidden = scratch.take<uint8_t*>(num_slots);
@@ -101,45 +97,70 @@ void run_moe(Context& context, const QwMoe& layer, int num_rows, const float* h,
         part_rows[i] = input.rows[slot / top_k];
         part_floats[i] = input.floats[slot / top_k];
         part_hidden[i] = hidden[slot];
-        part_y[i] = y[slot];
+        part_y[i] = slot_y[slot];
     }
-    for (int part = 0; part < assignment.num_experts; part++) {
-        const int first = assignment.starts[part], count = assignment.starts[part + 1] - first;
-        const QwMlp expert = open_record(layer, records[assignment.experts[part]]);
-        expansions[part] = {expert.gate,
-                            expert.up,
-                            nullptr,
-                            ACTIVATION_NONE,
-                            {part_rows + first, part_floats + first, count},
-                            part_hidden + first};
-        products[part] = {expert.down,
-                          {reinterpret_cast<const void* const*>(part_hidden + first), nullptr, count},
-                          part_y + first};
+    int num_parts = 0;
+    for (int i = 0; i < assignment.num_experts; i++) {
+        if (wanted && !wanted[assignment.experts[i]]) continue;
+        const int first = assignment.starts[i], count = assignment.starts[i + 1] - first;
+        const QwMlp expert = open_record(layer, records[assignment.experts[i]]);
+        expansions[num_parts] = {expert.gate,
+                                 expert.up,
+                                 nullptr,
+                                 ACTIVATION_NONE,
+                                 {part_rows + first, part_floats + first, count},
+                                 part_hidden + first};
+        products[num_parts++] = {expert.down,
+                                 {reinterpret_cast<const void* const*>(part_hidden + first), nullptr, count},
+                                 part_y + first};
+    }
+    if (!shared) {
+        expand(context, expansions, num_parts);
+        multiply(context, products, num_parts);
+        return;
     }
     const Inputs inputs = inputs_of(input.rows, input.floats);
-    const int last = assignment.num_experts;
-    expansions[last] = {layer.shared.gate, layer.shared.up, nullptr,
-                        ACTIVATION_NONE,   inputs,          shared_hidden.rows};
-    products[last] = {layer.shared.down, inputs_of(shared_hidden), shared_y.rows};
-    products[last + 1] = {layer.shared_gate, inputs, shared_gate.rows};
-    expand(context, expansions, num_parts);
-    multiply(context, products, num_parts + 1);
-
-    // Experts are summed in rank order, then the shared one: never in the order in which they came.
+    const Rows<uint8_t> shared_hidden = take_quantised(context, num_rows, layer.shared.gate.n);
+    const Rows<float> shared_y = point_at(context, shared, size, num_rows);
+    const Rows<float> shared_gate = take_floats(context, num_rows, 1);
+    expansions[num_parts] = {layer.shared.gate, layer.shared.up, nullptr,
+                             ACTIVATION_NONE,   inputs,          shared_hidden.rows};
+    products[num_parts] = {layer.shared.down, inputs_of(shared_hidden), shared_y.rows};
+    products[num_parts + 1] = {layer.shared_gate, inputs, shared_gate.rows};
+    expand(context, expansions, num_parts + 1);
+    multiply(context, products, num_parts + 2);
     for_rows(context, num_rows, 4, [&](int first, int end, int) {
         for (int m = first; m < end; m++) {
-            float* sum = shared_y[m];
             const float gate = context.kernels->sigmoid(shared_gate[m][0]);
-            for (int i = 0; i < size; i++) sum[i] *= gate;
-            float* routed = y[size_t(m) * top_k];
+            for (int i = 0; i < size; i++) shared_y[m][i] *= gate;
+        }
+    });
+}
+
+void sum_experts(Context& context, const QwMoe& layer, int num_rows, const float* weights, float* y,
+                 const float* shared, float* x) {
+    const int size = layer.gate.k, top_k = layer.top_k;
+    const Rows<float> slot_y = point_at(context, y, size, num_rows * top_k);
+    for_rows(context, num_rows, 4, [&](int first, int end, int) {
+        for (int m = first; m < end; m++) {
+            float* routed = slot_y[size_t(m) * top_k];
             for (int i = 0; i < size; i++) routed[i] *= weights[m * top_k];
             for (int rank = 1; rank < top_k; rank++) {
-                context.kernels->add_scaled(routed, y[m * top_k + rank], weights[m * top_k + rank], size);
+                context.kernels->add_scaled(routed, slot_y[m * top_k + rank], weights[m * top_k + rank], size);
             }
-            context.kernels->add(routed, sum, size);
+            context.kernels->add(routed, shared + size_t(m) * size, size);
             context.kernels->add(x + size_t(m) * size, routed, size);
         }
     });
+}
+
+void run_moe(Context& context, const QwMoe& layer, int num_rows, const float* h, const int32_t* chosen,
+             const float* weights, const void* const* records, float* x) {
+    const int size = layer.gate.k;
+    float* y = context.scratch.take<float>(size_t(num_rows) * layer.top_k * size);
+    float* shared = context.scratch.take<float>(size_t(num_rows) * size);
+    run_experts(context, layer, num_rows, h, chosen, records, nullptr, y, shared);
+    sum_experts(context, layer, num_rows, weights, y, shared, x);
 }
 
 } // namespace qw

@@ -224,5 +224,20 @@ static inline F8 round_to_bf16(F8 x) {
 #endif
 }
 
+// Rounded likewise; `count` numbers at most.
+static inline void store_bf16(uint16_t* p, F8 x, int count) {
+#if defined(__AVX2__) && defined(__FMA__)
+    if (count >= LANES) {
+        __m256i bits = _mm256_srli_epi32(_mm256_castps_si256(round_to_bf16(x).v), 16);
+        __m128i low = _mm256_castsi256_si128(bits), high = _mm256_extracti128_si256(bits, 1);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(low, high));
+        return;
+    }
+#endif
+    float lanes[LANES];
+    store(lanes, x);
+    for (int i = 0; i < LANES && i < count; i++) p[i] = to_bf16(lanes[i]);
+}
+
 } // namespace QWEN_ISA
 } // namespace qw

@@ -8,6 +8,8 @@
 #include "../kernels.h"
 #include "functions.h"
 
+#include <type_traits>
+
 namespace qw {
 namespace QWEN_ISA {
 
@@ -38,21 +40,41 @@ static inline void store_outputs(const float* tile, int count, float* y) {
     }
 }
 
-// f32: each output is a chain of eight lanes over inputs, then their sum.
-static void matmul_f32(const Matrix& w, int first, int last, const void* const* rows, int num_rows,
-                       float* const* y) {
-    const float* weights = static_cast<const float*>(w.data);
-    const int end = last * TILE_ROWS < w.n ? last * TILE_ROWS : w.n;
-    for (int n = first * TILE_ROWS; n < end; n++) {
-        const float* weight = weights + size_t(n) * w.k;
-        for (int m = 0; m < num_rows; m++) {
-            const float* x = static_cast<const float*>(rows[m]);
-            F8 total = set1(0.0f);
-            for (int i = 0; i < w.k; i += LANES)
-                total = fma(load(weight + i, w.k - i), load(x + i, w.k - i), total);
-            y[m][n - first * TILE_ROWS] = sum(total);
+// f32: each output is a chain of eight lanes over inputs, then their sum. N * R chains run side by side.
+template <int N, int R>
+static inline void dot_f32(const float* weights, int k, const void* const* rows, float* const* y, int at) {
+    F8 totals[N][R];
+    for (int n = 0; n < N; n++) {
+        for (int r = 0; r < R; r++) totals[n][r] = set1(0.0f);
+    }
+    for (int i = 0; i < k; i += LANES) {
+        F8 x[R];
+        for (int r = 0; r < R; r++) x[r] = load(static_cast<const float*>(rows[r]) + i, k - i);
+        for (int n = 0; n < N; n++) {
+            const F8 weight = load(weights + size_t(n) * k + i, k - i);
+            for (int r = 0; r < R; r++) totals[n][r] = fma(weight, x[r], totals[n][r]);
         }
     }
+    for (int n = 0; n < N; n++) {
+        for (int r = 0; r < R; r++) y[r][at + n] = sum(totals[n][r]);
+    }
+}
+
+static void matmul_f32(const Matrix& w, int first, int last, const void* const* rows, int num_rows,
+                       float* const* y) {
+    const int start = first * TILE_ROWS, end = last * TILE_ROWS < w.n ? last * TILE_ROWS : w.n;
+    int n = start;
+    const auto run = [&](auto outputs) {
+        constexpr int N = decltype(outputs)::value;
+        for (; n + N <= end; n += N) {
+            const float* weights = static_cast<const float*>(w.data) + size_t(n) * w.k;
+            int m = 0;
+            for (; m + 2 <= num_rows; m += 2) dot_f32<N, 2>(weights, w.k, rows + m, y + m, n - start);
+            if (m < num_rows) dot_f32<N, 1>(weights, w.k, rows + m, y + m, n - start);
+        }
+    };
+    run(std::integral_constant<int, 4>());
+    run(std::integral_constant<int, 1>());
 }
 
 } // namespace QWEN_ISA

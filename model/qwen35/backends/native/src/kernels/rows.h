@@ -118,7 +118,7 @@ static void rotate(float* x, const float* cos, const float* sin, int half) {
 }
 
 static void row_to_bf16(const float* x, int n, uint16_t* y) {
-    for (int i = 0; i < n; i++) y[i] = to_bf16(x[i]);
+    for (int i = 0; i < n; i += LANES) store_bf16(y + i, load(x + i, n - i), n - i);
 }
 
 static void decay_and_beta(const float* a, const float* b, const float* dt_bias, const float* neg_a, int n,
