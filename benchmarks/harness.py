@@ -39,6 +39,7 @@ class Contender:
     num_busy: int = 0  # neighbours that keep a core busy each, meanwhile
     cold_files: tuple[Path, ...] = ()  # put out of the system's cache before each run
     warm_files: tuple[Path, ...] = ()  # put into it
+    memory_limit: int | None = None  # of a control group for the process: what it caches of files counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,40 @@ def run_process(contender: Contender) -> dict[str, Any]:
         json.dumps(asdict(contender.job)),
     ]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'model'}"}
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    with memory_group(contender.memory_limit) as group:
+        done = subprocess.run(
+            [*group, *command], capture_output=True, text=True, errors="replace", env=environment
+        )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return {"error": lines[-1]}
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
+
+
+@contextmanager
+def memory_group(limit: int | None) -> Iterator[list[str]]:
+    """A prefix for a command that then has at most `limit` bytes of memory (None: no limit), swap excluded.
+
+    Raises SystemExit where this user may make no control group.
+    """
+    if limit is None:
+        yield []
+        return
+    root = Path("/sys/fs/cgroup")
+    is_v1 = (root / "memory").is_dir()
+    group = (
+        root / "memory" / f"qwen-benchmark-{os.getpid()}" if is_v1 else root / f"qwen-benchmark-{os.getpid()}"
+    )
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if is_v1 else "memory.max")).write_text(str(limit))
+    except OSError as error:
+        raise SystemExit(f"no control group for a limit of memory ({error.strerror}); run as root") from None
+    try:
+        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+    finally:
+        group.rmdir()
 
 
 @contextmanager

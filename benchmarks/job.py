@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Task = Literal["decode", "prefill", "vision", "load"]
+Task = Literal["decode", "prefill", "vision", "load", "same_document", "restarted"]
 
 WARM_UP_TOKENS = 32  # before anything is timed: pages, threads and tables are then in place
 WARM_UP_SEED = 99  # no other prompt's: what is measured shares no beginning with it
@@ -35,6 +35,9 @@ class Job:
     load: str = "auto"  # read, mmap
     picture: tuple[int, int] = (0, 0)  # (height, width) in pixels
     ubatch: int = 512  # llama.cpp's tokens at a time
+    ram: int | None = None  # bytes that the process may take
+    routing: str = ""  # "local": choices of experts as real models make them, imposed
+    folder: str = ""  # where states are saved, and found by the process after it
 
     @classmethod
     def from_json(cls, text: str) -> "Job":

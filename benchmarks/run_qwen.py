@@ -3,8 +3,11 @@
 Prompts come prepared, as ids: so that all engines get the same number of tokens.
 """
 
+import shutil
 import time
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,17 +24,62 @@ from benchmarks.job import (
     reset_peak,
     serve,
 )
+from benchmarks.routing import Local
+from qwen35.backends.native.backend import NativeBackend
+from qwen35.backends.native.layers import Layer
 from qwen35.engine.engine import Engine, prepare
-from qwen35.engine.load import load_engine
+from qwen35.engine.load import States, load_engine
 from qwen35.engine.request import Request
-from qwen35.events import PictureProgress
+from qwen35.events import ExpertUse, Finished, PictureProgress
+from qwen35.experts.files import RecordFile
+from qwen35.experts.readers import Read, Readers
+from qwen35.experts.store import NUM_READERS, ExpertStore
+from qwen35.memory import allocate
 from qwen35.messages import ImagePart, Message, TextPart
 from qwen35.processing.processor import ModelInput
-from qwencli.speed import measure, prompt_of
+from qwen35.weights.manifest import read_manifest
+from qwen35.weights.placement import text_experts
+from qwencli.speed import endless, measure, prompt_of
+
+PLENTY = 10**12  # bytes
+PROBED_RECORDS = 100
 
 
 def load(job: Job) -> Engine:
-    return load_engine(Path(job.model), device="cpu", load=job.load, num_threads=job.num_threads)
+    engine = load_engine(
+        Path(job.model),
+        device="cpu",
+        load=job.load,
+        ram=job.ram,
+        num_threads=job.num_threads,
+        states=States(Path(job.folder), PLENTY, PLENTY) if job.folder else None,
+    )
+    if job.routing == "local":
+        impose_local_routing(engine)
+    return engine
+
+
+def impose_local_routing(engine: Engine) -> None:
+    """Experts are chosen as real models choose them, whatever the random weights say."""
+    backend, text = engine.backend, engine.processor.config.text
+    assert isinstance(backend, NativeBackend)
+    assert text.moe is not None
+    moe, run = text.moe, backend._run_experts
+    layers = [Local(moe.num_experts, moe.num_experts_per_tok, i) for i in range(text.num_hidden_layers)]
+
+    def imposed(
+        store: ExpertStore,
+        index: int,
+        layer: Layer,
+        h: np.ndarray,
+        chosen: np.ndarray,
+        weights: np.ndarray,
+        x: np.ndarray,
+    ) -> None:
+        chosen[:] = [layers[index].draw() for _ in chosen]
+        run(store, index, layer, h, chosen, weights, x)
+
+    backend._run_experts = imposed  # type: ignore[method-assign]
 
 
 def prompt(job: Job, engine: Engine, num_tokens: int, seed: int) -> ModelInput:
@@ -39,7 +87,7 @@ def prompt(job: Job, engine: Engine, num_tokens: int, seed: int) -> ModelInput:
 
 
 def warm_up(job: Job, engine: Engine) -> None:
-    measure(engine, prompt(job, engine, WARM_UP_TOKENS, WARM_UP_SEED), 4)
+    measure(replace(engine, cache=None), prompt(job, engine, WARM_UP_TOKENS, WARM_UP_SEED), 4)
 
 
 def about(engine: Engine) -> dict[str, Any]:
@@ -49,8 +97,52 @@ def about(engine: Engine) -> dict[str, Any]:
 def decode(job: Job) -> dict[str, Any]:
     engine = load(job)
     warm_up(job, engine)
-    speed = measure(engine, prompt(job, engine, job.prompts[0], 0), job.num_tokens)
-    return {"tokens_per_s": speed.decode_tokens_per_s, "about": about(engine)}
+    if engine.backend.expert_use:  # what the prompt leaves in memory is not what tokens will
+        measure(engine, prompt(job, engine, job.prompts[0], 1), 2 * job.num_tokens)
+    before: list[ExpertUse | None] = []
+
+    def hear(what: str, done: int, total: int) -> None:
+        if what == "prefill" and done == total:
+            before.append(engine.backend.expert_use)
+
+    speed = measure(engine, prompt(job, engine, job.prompts[0], 0), job.num_tokens, hear)
+    figures = {"tokens_per_s": speed.decode_tokens_per_s, "about": about(engine)}
+    use = engine.backend.expert_use
+    if use is None:
+        return figures
+    figures |= {"peak_bytes": memory()["peak"]}  # what follows takes memory of its own
+    engine.close()
+    return figures | experts(job, use.since(before[0] or ExpertUse()))
+
+
+def experts(job: Job, use: ExpertUse) -> dict[str, Any]:
+    """Of the decoded tokens; and how fast the disk gives such records, at random, beside nothing else."""
+    manifest = read_manifest(Path(job.model))
+    entry = text_experts(manifest)[0]
+    file = RecordFile(str(Path(job.model) / entry.file))
+    readers = Readers(NUM_READERS)
+    num_records = manifest.files[entry.file].size_bytes // entry.stride
+    wanted = np.random.default_rng(0).permutation(num_records)[:PROBED_RECORDS]
+    slots = [allocate(entry.stride) for _ in wanted]
+    reads = [
+        Read(partial(file.read_into, int(index) * entry.stride, memoryview(slot)))
+        for index, slot in zip(wanted, slots, strict=True)
+    ]
+    start = time.perf_counter()
+    for read in reads:
+        readers.submit(read, is_urgent=True)
+    for read in reads:
+        readers.wait(read)
+    seconds = time.perf_counter() - start
+    readers.close()
+    file.close()
+    return {
+        "hit_rate": use.hit_rate,
+        "bytes_per_token": use.bytes_read / (job.num_tokens - 1),
+        "stall_s": use.stall_s,
+        "arena_bytes": use.arena_bytes,
+        "disk_bytes_per_s": len(reads) * entry.stride / seconds,
+    }
 
 
 def prefill(job: Job) -> dict[str, Any]:
@@ -92,6 +184,39 @@ def vision(job: Job) -> dict[str, Any]:
     return figures | {"added_bytes": memory()["peak"] - before, "about": about(engine)}
 
 
+def same_document(job: Job) -> dict[str, Any]:
+    """Two questions about a document, the second of which goes on from the first one's states."""
+    shutil.rmtree(job.folder, ignore_errors=True)
+    engine = load(job)
+    warm_up(job, engine)
+    asked = {name: ask(job, engine, seed) for seed, name in ((1, "the first"), (2, "another"))}
+    engine.close()
+    return {"asked": asked, "about": about(engine)}
+
+
+def restarted(job: Job) -> dict[str, Any]:
+    """Another question, in another process."""
+    engine = load(job)
+    warm_up(job, engine)
+    return {"asked": {"another, after a restart": ask(job, engine, 3)}, "about": about(engine)}
+
+
+def ask(job: Job, engine: Engine, seed: int) -> dict[str, float]:
+    """A question about the document of the job: tokens that were computed, seconds to the first token."""
+    document, question = prompt_ids(job, job.prompts[0], 0), prompt_ids(job, job.prompts[1], seed)
+    ends = (len(document),)
+    asked = prompt_of(np.concatenate([document, question]), engine.processor.config)
+    asked = replace(asked, boundaries=ends, document_ends=ends)
+    request = Request((Message.of_text("user", "?"),), max_tokens=job.num_tokens)
+    finished = list(endless(engine).generate(request, asked))[-1]
+    assert isinstance(finished, Finished)
+    usage = finished.usage
+    return {
+        "computed": usage.prompt_tokens - usage.cached_tokens,
+        "first_token_s": finished.timings.first_token_s,
+    }
+
+
 def encode(engine: Engine, picture: ImagePart) -> dict[str, Any]:
     """A question about a picture up to where its features are there."""
     start = time.perf_counter()
@@ -110,4 +235,13 @@ def encode(engine: Engine, picture: ImagePart) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve({"decode": decode, "prefill": prefill, "load": load_task, "vision": vision})
+    serve(
+        {
+            "decode": decode,
+            "prefill": prefill,
+            "load": load_task,
+            "vision": vision,
+            "same_document": same_document,
+            "restarted": restarted,
+        }
+    )

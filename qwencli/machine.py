@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwen35.cores import num_cores
+from qwen35.memory import memory_limit
 
 # Instruction sets that matter for matrix products; the rest of a processor's long list does not.
 _INSTRUCTION_SETS = (
@@ -56,7 +57,7 @@ class Machine:
             cpu_limit=_cpu_limit(),
             memory_total=memory.total,
             memory_available=memory.available,
-            memory_limit=_memory_limit(),
+            memory_limit=memory_limit(),
         )
 
 
@@ -88,10 +89,6 @@ def _cpu_limit() -> float | None:
         if quota != "max":
             limits.append(int(quota) / int(period))
     return min(limits, default=None)
-
-
-def _memory_limit() -> int | None:
-    return min((int(text) for text in _cgroup_values("memory.max") if text != "max"), default=None)
 
 
 def _cgroup_values(name: str) -> Iterator[str]:

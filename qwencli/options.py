@@ -96,6 +96,15 @@ Load = Annotated[
         completes=("auto", "read", "mmap"),
     ),
 ]
+Ram = Annotated[
+    int | None,
+    _setting(
+        "--ram",
+        metavar="auto|SIZE",
+        help="Memory the program may take, as 8G: experts beyond it stay on disk. auto: what is free.",
+        completes=("auto",),
+    ),
+]
 Threads = Annotated[
     int | None, _setting("--threads", metavar="N", help="CPU threads. Default: one per core.")
 ]

@@ -43,6 +43,7 @@ def load(
         processor=processor,
         device=settings.device,
         load=settings.load,
+        ram=settings.ram,
         num_threads=settings.threads,
         cache=cache,
         states=states,

@@ -21,6 +21,7 @@ from qwencli.values import (
     parse_choice,
     parse_image_tokens,
     parse_number,
+    parse_ram,
     parse_thinking,
     parse_whole,
 )
@@ -47,6 +48,7 @@ class Settings:
     ctx: int | None = None
     device: str = "auto"
     load: LoadMode = "auto"
+    ram: int | None = None  # bytes that the process may take; None: what is free, less a reserve
     threads: int | None = None
     cache_disk: int | None = None  # bytes of saved states
     cache_ram: int | None = None
@@ -85,6 +87,7 @@ PARSERS: dict[str, Parser] = {
     "ctx": parse_whole(1),
     "device": parse_choice("auto", "cpu", "cuda"),
     "load": parse_choice("auto", "read", "mmap"),
+    "ram": parse_ram,
     "threads": parse_whole(1),
     "cache_disk": parse_bytes,
     "cache_ram": parse_bytes,

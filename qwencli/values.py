@@ -90,6 +90,11 @@ def parse_bytes(text: str) -> int:
     return int(float(number) * factor)
 
 
+def parse_ram(text: str) -> int | None:
+    """A size, or `auto`."""
+    return None if text == "auto" else parse_bytes(text)
+
+
 def parse_choice(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:

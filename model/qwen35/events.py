@@ -31,6 +31,34 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertUse:
+    """Experts that a request needed, each counted once in a layer and a call of it.
+
+    `hits` were in memory, `misses` were read from the disk; `stall_s`: seconds of waiting for the disk with
+    nothing left to compute; `arena_bytes`: memory that holds experts.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    bytes_read: int = 0
+    stall_s: float = 0.0
+    arena_bytes: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        return self.hits / (self.hits + self.misses) if self.hits + self.misses else 0.0
+
+    def since(self, earlier: "ExpertUse") -> "ExpertUse":
+        return ExpertUse(
+            self.hits - earlier.hits,
+            self.misses - earlier.misses,
+            self.bytes_read - earlier.bytes_read,
+            self.stall_s - earlier.stall_s,
+            self.arena_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class PictureProgress:
     """`done` of `total` image tokens have come out of the vision encoder, picture by picture."""
 
@@ -75,13 +103,19 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a request. `answer` and `reasoning` are whole, as the deltas gave them."""
+    """The end of a request. `answer` and `reasoning` are whole, as the deltas gave them.
+
+    `token_ids` are what the model wrote, reasoning included, without the token that ends it. `experts`: of
+    a model whose experts are not all in memory.
+    """
 
     reason: FinishReason
     answer: str
     reasoning: str
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
+    token_ids: tuple[int, ...] = ()
+    experts: ExpertUse | None = None
 
 
 Event = PictureProgress | PrefillProgress | Prefilled | Note | ReasoningDelta | TextDelta | Finished

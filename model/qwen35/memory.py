@@ -1,8 +1,12 @@
 """How much memory this machine has, and large pieces of it."""
 
 import mmap
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def total_memory() -> int:
@@ -11,8 +15,23 @@ def total_memory() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that may be taken without pushing others out."""
-    return _from_system("MemAvailable", "available")
+    """Bytes that may be taken without pushing others out, or beyond the limit set on this process."""
+    available = _from_system("MemAvailable", "available")
+    return max(0, min([available, *(limit - used for limit, used in _limits())]))
+
+
+def memory_limit() -> int | None:
+    """The least limit that control groups (a container, a service) set on this process; None: none."""
+    return min((limit for limit, _ in _limits()), default=None)
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory."""
+    with suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def allocate(num_bytes: int) -> mmap.mmap:
@@ -28,6 +47,39 @@ def allocate(num_bytes: int) -> mmap.mmap:
         with suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
+
+
+def release(memory: mmap.mmap, begin: int, end: int) -> None:
+    """Give the whole pages between to the system; what `allocate` gave reads as zeros there from now on."""
+    begin, end = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if begin < end and hasattr(mmap, "MADV_DONTNEED"):
+        memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+
+def _limits() -> Iterator[tuple[int, int]]:
+    """Limit and use of each control group around this process that has a limit; its caches are not use."""
+    try:
+        lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "memory":
+            root, limit, used = _CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        elif controllers == "":
+            root, limit, used = _CGROUPS, "memory.max", "memory.current"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root):
+                break
+            with suppress(OSError, LookupError, ValueError):  # "max", or not visible from inside
+                bytes_limit = int((folder / limit).read_text(encoding="ascii"))
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
+                cached = int(stat.get("total_inactive_file", stat.get("inactive_file", "0")))
+                if bytes_limit < 1 << 60:  # version 1 says "none" in a large number
+                    yield bytes_limit, int((folder / used).read_text(encoding="ascii")) - cached
 
 
 def _from_system(name: str, name_elsewhere: str) -> int:

@@ -27,11 +27,15 @@ Part = TextPart | ImagePart
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `reasoning` is an assistant's thinking, kept apart from what it answered."""
+    """One turn. `reasoning` is an assistant's thinking, kept apart from what it answered.
+
+    `token_ids` are an answer as the model wrote it, reasoning included, where that is known.
+    """
 
     role: Role
     parts: tuple[Part, ...]
     reasoning: str | None = None
+    token_ids: tuple[int, ...] | None = None
 
     @classmethod
     def of_text(cls, role: Role, text: str) -> "Message":

@@ -10,6 +10,7 @@ from prompt_toolkit.document import Document
 
 from qwencli.chat.commands.choices import names_of_settings
 from qwencli.chat.commands.table import COMMANDS
+from qwencli.chat.commands.turns import SUMMARY
 from qwencli.chat.session import Session
 from qwencli.known_models import known_models
 
@@ -17,6 +18,7 @@ _VALUES = {
     "think": ("off", "on", "auto", "fold", "unfold"),
     "show": ("settings", "model", "system", "thinking"),
     "export": ("md", "json", "jsonl"),
+    "compact": (SUMMARY,),
 }
 _OF_SETTING = {
     "think": ("off", "on", "auto"),

@@ -10,6 +10,13 @@ from qwencli.conversations.records import StoredMessage
 
 ROOM = 256  # tokens that must be left for an answer, or an eighth of a small context
 _TURN_TOKENS = 5  # that the template puts around a message, about
+_NEARLY_FULL = 0.8  # of the context
+
+CHOICES = (
+    "/compact leaves out the oldest turns, /compact summary lets the model sum them up first, "
+    "/clear begins anew"
+)
+NO_CHOICES = "Shorten it, use smaller pictures (/set image-tokens), or raise the limit (/set ctx)"
 
 
 class NoRoom(DoesNotFit):
@@ -21,19 +28,20 @@ def room_for_answer(limit: int, max_tokens: int | None) -> int:
     return min(ROOM, limit // 8, max_tokens or ROOM)
 
 
-def check_room(num_prompt: int, limit: int, max_tokens: int | None, *, can_compact: bool) -> None:
-    """Raises NoRoom, with what can be done, where too little of the context is left for an answer."""
+def check_room(num_prompt: int, limit: int, max_tokens: int | None, choices: str) -> None:
+    """Raises NoRoom, with the choices there are, where too little of the context is left for an answer."""
     needed = room_for_answer(limit, max_tokens)
     if num_prompt + needed <= limit:
         return
-    if can_compact:
-        ways = "/compact leaves out the oldest turns, /clear begins anew"
-    else:
-        ways = "Shorten it, use smaller pictures (/set image-tokens), or raise the limit (/set ctx)"
     raise NoRoom(
         f"No room: with this question the conversation has {num_prompt:,} tokens, the context holds "
-        f"{limit:,}, and {needed:,} are kept for the answer. It was not asked. {ways}."
+        f"{limit:,}, and {needed:,} are kept for the answer. It was not asked. {choices}."
     )
+
+
+def is_nearly_full(num_used: int, limit: int) -> bool:
+    """Whether it is time to tell a person of the choices."""
+    return num_used > limit * _NEARLY_FULL
 
 
 def count_tokens(processor: Processor, message: Message, bounds: TokenBounds | None) -> int:

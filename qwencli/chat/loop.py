@@ -9,7 +9,6 @@ from qwencli.chat.stops import Stops
 from qwencli.errors import OutputError, ReaderGone
 
 _NO_MEMORY = "Not enough memory for this. Close other programs, or take a smaller /model."
-_STOPPED = "stopped; /continue goes on, /retry asks again"
 
 
 class Reader(Protocol):
@@ -32,26 +31,26 @@ def run(session: Session, reader: Reader) -> None:
             except Leave:
                 return
         return
-    num_answered = 0
+    idle_at = session.conversation.tip  # where the conversation stood when idle work was begun last
     with Stops() as stops:
         while True:
             is_reading = True
             try:
+                if (tip := session.conversation.tip) is not idle_at:
+                    idle_at = tip
+                    session.begin_idle()
                 line = reader.read(_take_draft(session))
                 if line is None:
                     return
                 is_reading = False
                 with stops.armed():
                     handle(session, line)
-                if (count := len(session.answered)) > num_answered:
-                    num_answered = count
-                    session.begin_idle()
             except Leave:
                 return
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 if stops.is_ended:
                     raise
-                session.screen.say("Ctrl-D leaves" if is_reading else _STOPPED)
+                session.screen.say("Ctrl-D leaves" if is_reading else str(stop) or "stopped")
             except (OutputError, ReaderGone):
                 raise
             except Qwen35Error as error:

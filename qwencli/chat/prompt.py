@@ -1,7 +1,7 @@
 """The chat's input where a person types: several lines, history, completion, and a line of figures below."""
 
 import os
-from contextlib import suppress
+from collections.abc import Sequence
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
@@ -12,6 +12,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
 
 from qwencli.chat.completion import ChatCompleter
 from qwencli.chat.lines import is_open, unquoted
@@ -53,7 +54,7 @@ class PromptReader:
 
 
 def toolbar(session: Session) -> str:
-    """The line below the prompt, no longer than the screen is wide."""
+    """The line below the prompt: what fits into the screen's width, what matters most first."""
     import psutil
 
     model = session.model
@@ -66,18 +67,25 @@ def toolbar(session: Session) -> str:
     if session.used_tokens and not model.is_loading:
         limit = session.context_limit()
         parts.append(f"context {session.used_tokens:,}/{limit:,} ({session.used_tokens / limit:.0%})")
+    if session.pending:
+        parts.append(f"{len(session.pending)} attached")
+    if session.store.file is None:
+        parts.append("not saved")
     if usage:
         parts.append(f"reused {usage['cached_tokens']:,}/{usage['prompt_tokens']:,}")
     if timings and timings["decode_tokens_per_s"]:
         parts.append(f"{timings['decode_tokens_per_s']:,.1f} tok/s")
     parts.append(f"{psutil.Process().memory_info().rss / 1e9:.1f} GB")
-    if session.pending:
-        parts.append(f"{len(session.pending)} attached")
-    if session.store.file is None:
-        parts.append("not saved")
-    text = " · ".join(parts)
-    with suppress(Exception):  # drawn outside of a running prompt, as tests do
-        text = text[: get_app().output.get_size().columns - 1]
+    return fitted(parts, get_app().output.get_size().columns - 1)
+
+
+def fitted(parts: Sequence[str], width: int) -> str:
+    """As many of `parts` as fit into that many columns, whole, but for the first."""
+    text = parts[0][:width]
+    for part in parts[1:]:
+        if get_cwidth(longer := f"{text} · {part}") > width:
+            break
+        text = longer
     return text
 
 

@@ -1,9 +1,11 @@
 """Where the chat shows things: answers and what was asked for on standard output, all else beside it."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.text import Text
 
 from qwen35.events import Note
@@ -11,6 +13,8 @@ from qwencli.render.aside import Aside, Verbosity
 from qwencli.render.base import Renderer
 from qwencli.render.output import Output
 from qwencli.render.safe import terminal_safe
+
+_PAGE_COLUMNS = 100
 
 
 class Screen:
@@ -31,7 +35,7 @@ class Screen:
         self._print(text, "dim")
 
     def complain(self, text: str) -> None:
-        self._print(f"error: {text}", "red")
+        self._print(f"error: {text}", "red", console=Aside(Verbosity.NORMAL).console)  # quiet or not
 
     def show(self, text: str) -> None:
         """What a command was asked for."""
@@ -44,9 +48,14 @@ class Screen:
             self.output.write("\n")
             self.output.flush()
 
-    def _print(self, text: str, style: str) -> None:
+    @property
+    def width(self) -> int:
+        """Columns for what is shown; without a terminal, those of a printed page."""
+        return shutil.get_terminal_size().columns if self.is_terminal else _PAGE_COLUMNS
+
+    def _print(self, text: str, style: str, console: Console | None = None) -> None:
         # Between words where a person reads; a program gets its line whole.
-        console = self.aside.console
+        console = console or self.aside.console
         console.print(Text(terminal_safe(text), style=style), soft_wrap=not console.is_terminal)
 
     @contextmanager

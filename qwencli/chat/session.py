@@ -1,15 +1,15 @@
 """One chat: its settings, model and conversation, and how a question goes through them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from qwen35.errors import CheckpointError, InputError
-from qwen35.events import Note
+from qwen35.events import Event, Note
 from qwen35.messages import Message
 from qwencli import runtime
-from qwencli.chat.context import check_room
+from qwencli.chat.context import CHOICES, NO_CHOICES, check_room, is_nearly_full
 from qwencli.chat.idle import IdleWork
 from qwencli.chat.model import ChatModel
 from qwencli.chat.screen import Screen
@@ -22,15 +22,23 @@ from qwencli.folders import Folders
 from qwencli.introduction import introduce
 from qwencli.known_models import KnownModel, find_model, find_or_choose_model
 from qwencli.media.attach import Attachment
+from qwencli.media.source import collect
 from qwencli.render.aside import Verbosity
 from qwencli.render.record import Record
 from qwencli.settings import Settings
-from qwencli.values import PageRanges
+from qwencli.values import PageRanges, Thinking
 
 if TYPE_CHECKING:
     from qwen35.engine.engine import Engine
     from qwen35.engine.request import Request
     from qwen35.processing.processor import ModelInput
+
+_SUMMARISE = (
+    "Sum up our conversation so far, so that it can go on from your summary alone: what was asked and "
+    "answered, names, numbers, decisions, what the attachments show, and what is still open. Write the "
+    "summary alone, briefly, in the language of the conversation."
+)
+_SUMMARY_TOKENS = 1024
 
 
 class Session:
@@ -57,6 +65,7 @@ class Session:
         self.answered: list[Record] = []  # the answers of this run
         self._idle = IdleWork()
         self._told: set[str] = set()  # notes on the conversation, which each prompt would bring again
+        self._is_full_told = False  # that the context is nearly full
         self._pages = pages
         self._is_private = is_private
         self._uses_cache = uses_cache
@@ -66,7 +75,9 @@ class Session:
 
     @property
     def used_tokens(self) -> int:
-        """Of the context, at the end of the last answer."""
+        """Of the context, at the end of the last answer; 0 where that is not known."""
+        if self.conversation.tip is None or self.conversation.tip.role == "compact":
+            return 0
         usage = (self.conversation.last_answer.usage if self.conversation.last_answer else None) or {}
         return int(usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0))
 
@@ -108,6 +119,7 @@ class Session:
         self.conversation = self.store.begin()
         self.pending.clear()
         self._told.clear()
+        self._is_full_told = False
 
     def resume(self, id: str, *, keeps_system: bool = False, keeps_model: bool = False) -> None:
         """Go on with a saved conversation, with its system message and its model. Raises InputError.
@@ -115,6 +127,7 @@ class Session:
         `keeps_...`: with this run's own instead.
         """
         self.conversation = self.store.find(id)
+        self._is_full_told = False
         if not keeps_system:
             self.settings = replace(self.settings, system=self.conversation.system)
         name = self.conversation.model
@@ -142,6 +155,10 @@ class Session:
         self.pending.append(attachment)
         self.screen.say(f"attached {attachment.source} ({attachment.type}); it goes with the next question")
 
+    def attach_bytes(self, name: str, data: bytes) -> None:
+        """The bytes of a file without a path go with the next question. Raises InputError."""
+        self.add(self._attacher().decode(collect(name, [data])))
+
     def attach_output(self, command: str, output: bytes) -> None:
         """What a command wrote goes with the next question. Raises InputError."""
         self.add(self._attacher().attach_output(command, output))
@@ -164,7 +181,9 @@ class Session:
     def ask(self, text: str, attachments: Sequence[Attachment] = ()) -> None:
         """Put a question and show its answer. Raises NoRoom, and InputError; then it was not asked."""
         question = messages_of(None, attachments, text)[-1]
-        request, prompt, described = self._prepare(question, attachments)
+        past = self.conversation.messages(self.settings.system)
+        choices = CHOICES if self.conversation.num_turns else NO_CHOICES
+        request, prompt, described = self._prepare((*past, question), attachments, choices=choices)
         engine = self._engine(goes_on=True)
         self.conversation.ask(text, attachments, self.settings, self._pages)
         self.draft = ""
@@ -176,7 +195,10 @@ class Session:
         before = self.conversation.path
         self.conversation.rewind_to(question)
         try:
-            request, prompt, described = self._prepare(None)
+            request, prompt, described = self._prepare(
+                self.conversation.messages(self.settings.system),
+                choices=CHOICES if self.conversation.num_turns > 1 else NO_CHOICES,
+            )
             engine = self._engine(goes_on=False)
         except BaseException:
             self.conversation.go_to(before)
@@ -196,15 +218,51 @@ class Session:
                 self.conversation.go_to(before)
             raise
 
+    def summarise(self, num_kept: int) -> list[StoredMessage]:
+        """Let the model sum up all turns but the last ones; then it sees its summary in their place.
+
+        Returns the messages left out. What is stopped or fails changes nothing. Raises NoRoom, InputError.
+        """
+        chat = self.conversation
+        messages = chat.messages(self.settings.system, chat.num_before(num_kept))
+        # Thoughts would take the summary's room, and a stop string may cut it anywhere.
+        settings = replace(self.settings, think=Thinking(False), max_tokens=_SUMMARY_TOKENS, stop=())
+        request, prompt, described = self._prepare(
+            (*messages, Message.of_text("user", _SUMMARISE)),
+            settings=settings,
+            choices="/compact without a summary leaves them out",
+        )
+        engine = self._engine(goes_on=True)
+        try:
+            record = self._stream(engine, request, prompt, described, lambda event: None)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; nothing was left out") from None
+        if not record.answer:
+            raise InputError("The model wrote no summary, and nothing was left out. /compact needs none.")
+        if record.finish_reason == "length":
+            self.screen.note(f"the summary was cut after {record.usage.completion_tokens:,} tokens")
+        return chat.compact(
+            num_kept,
+            record.answer,
+            model=self.model.name,
+            usage=asdict(record.usage),
+            timings=asdict(record.timings),
+            finish_reason=record.finish_reason,
+        )
+
     def _prepare(
-        self, question: Message | None, attachments: Sequence[Attachment] = ()
+        self,
+        messages: tuple[Message, ...],
+        attachments: Sequence[Attachment] = (),
+        *,
+        choices: str,
+        settings: Settings | None = None,
     ) -> "tuple[Request, ModelInput, list[dict[str, Any]]]":
-        """The prompt of the conversation and one more question. Raises NoRoom, and InputError."""
-        messages = self.conversation.messages(self.settings.system)
-        if question is not None:
-            messages = (*messages, question)
+        """The prompt of these messages. Raises NoRoom, with the `choices` there are, and InputError."""
         processor = self.model.processor()
-        request, described = runtime.plan(processor, self.settings, messages, attachments, self.screen.note)
+        request, described = runtime.plan(
+            processor, settings or self.settings, messages, attachments, self.screen.note
+        )
         prompt = processor.prepare(
             request.messages, enable_thinking=request.thinking, image_bounds=request.image_bounds
         )
@@ -212,14 +270,14 @@ class Session:
             len(prompt.ids),
             self.context_limit(),
             request.max_tokens,
-            can_compact=sum(message.role == "user" for message in messages) > 1,
+            choices,
         )
         return request, prompt, described
 
     def begin_idle(self) -> None:
         """Prefill what was said last, while nobody asks: its state then lies ready for the next question."""
         answer = self.conversation.last_answer
-        if answer is None or not self._uses_cache or not self.answered:
+        if answer is None or not self._uses_cache or self.model.is_loading:
             return
         messages = self.conversation.messages(self.settings.system)
         model, settings = self.model, self.settings
@@ -250,10 +308,34 @@ class Session:
     def _answer(
         self, engine: "Engine", request: "Request", prompt: "ModelInput", described: list[dict[str, Any]]
     ) -> None:
+        """Show the answer, and save it as it comes."""
+        try:
+            with self.conversation.answering(self.model.name) as answer:
+                record = self._stream(engine, request, prompt, described, answer.take)
+        except KeyboardInterrupt:
+            goes_on = "/continue goes on, " if answer.message else ""
+            raise KeyboardInterrupt(f"stopped; {goes_on}/retry asks again") from None
+        if answer.trouble:
+            self.screen.note(f"this answer is not saved whole: {answer.trouble}")
+        if self.screen.folds_reasoning and record.usage.reasoning_tokens:
+            self.screen.say(f"(thought for {record.usage.reasoning_tokens:,} tokens; /show thinking)")
+        if record.finish_reason == "length":
+            self._tell_cut(record)
+        else:
+            self._tell_nearly_full()
+
+    def _stream(
+        self,
+        engine: "Engine",
+        request: "Request",
+        prompt: "ModelInput",
+        described: list[dict[str, Any]],
+        keep: Callable[[Event], None],
+    ) -> Record:
+        """Show what the model writes; `keep` gets each event, too."""
         record = Record(model=self.model.name, attachments=described, load_s=self.model.load_s)
         with (
             self.screen.answering() as (renderer, aside),
-            self.conversation.answering(self.model.name) as answer,
             closing(engine.generate(request, prompt)) as events,
         ):
             aside.progress.update(
@@ -265,18 +347,13 @@ class Session:
                 if isinstance(event, Note):
                     self._told.add(event.text)
                 record.take(event)
-                answer.take(event)
+                keep(event)
                 renderer.show(event)
         self.answered.append(record)
         if self.screen.verbosity is Verbosity.VERBOSE:
             self.screen.aside.figures(record.figures())
         self.screen.end_answer()
-        if answer.trouble:
-            self.screen.note(f"this answer is not saved whole: {answer.trouble}")
-        if self.screen.folds_reasoning and record.usage.reasoning_tokens:
-            self.screen.say(f"(thought for {record.usage.reasoning_tokens:,} tokens; /show thinking)")
-        if record.finish_reason == "length":
-            self._tell_cut(record)
+        return record
 
     def _tell_cut(self, record: Record) -> None:
         count = record.usage.completion_tokens
@@ -284,8 +361,16 @@ class Session:
             self.screen.note(f"cut after {count:,} tokens (max-tokens); /continue goes on")
         else:
             self.screen.note(
-                f"cut after {count:,} tokens: the context is full; /compact leaves out the oldest turns, "
-                "then /continue goes on"
+                f"cut after {count:,} tokens: the context is full. {CHOICES}; then /continue goes on"
+            )
+
+    def _tell_nearly_full(self) -> None:
+        """Once, until there is room again."""
+        limit = self.context_limit()
+        was_told, self._is_full_told = self._is_full_told, is_nearly_full(self.used_tokens, limit)
+        if self._is_full_told and not was_told:
+            self.screen.note(
+                f"the context is nearly full: {self.used_tokens:,} of {limit:,} tokens. {CHOICES}"
             )
 
     def _attach(self, inputs: Sequence[str]) -> list[Attachment]:

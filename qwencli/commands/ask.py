@@ -52,6 +52,7 @@ def ask(
     model: options.Model = None,
     device: options.Device = None,
     load: options.Load = None,
+    ram: options.Ram = None,
     threads: options.Threads = None,
     ctx: options.Context = None,
     image_tokens: options.ImageTokenBounds = None,

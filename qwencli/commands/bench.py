@@ -24,6 +24,8 @@ PROMPT_TOKENS = 512  # at most half of the context
 def bench(
     context: typer.Context,
     model: options.Model = None,
+    load: options.Load = None,
+    ram: options.Ram = None,
     threads: options.Threads = None,
     tokens: Annotated[int, typer.Option("--tokens", metavar="N", min=2, help="Tokens of each answer.")] = 64,
     rounds: Annotated[
@@ -102,6 +104,7 @@ def _measure(
         processor=processor,
         device=settings.device,
         load=settings.load,
+        ram=settings.ram,
         num_threads=num_threads,
         cache=cache,
         on_progress=lambda done, total: aside.progress.update(f"loading {model.name}", done, total, "bytes"),

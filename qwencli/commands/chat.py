@@ -39,6 +39,7 @@ def chat(
     model: options.Model = None,
     device: options.Device = None,
     load: options.Load = None,
+    ram: options.Ram = None,
     threads: options.Threads = None,
     ctx: options.Context = None,
     image_tokens: options.ImageTokenBounds = None,

@@ -115,7 +115,7 @@ def _hit_table(hits: "list[Hit]") -> str:
 
     if not hits:
         return "Nothing found.\n"
-    who = {"user": "question", "assistant": "answer"}
+    who = {"user": "question", "assistant": "answer", "compact": "summary"}
     rows = [(hit.chat_id, when(hit.created_at), who[hit.role], one_line(hit.excerpt)) for hit in hits]
     return table(("ID", "TIME", "IN", "TEXT"), rows)
 

@@ -1,7 +1,7 @@
 """An answer, saved while it streams."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -52,7 +52,10 @@ class AnswerWriter:
                 self.text, self.reasoning = event.answer, event.reasoning
                 self._is_finished = True
                 self._save(
-                    finish_reason=event.reason, usage=asdict(event.usage), timings=asdict(event.timings)
+                    finish_reason=event.reason,
+                    usage=asdict(event.usage),
+                    timings=asdict(event.timings),
+                    token_ids=event.token_ids or None,
                 )
                 return
             case _:
@@ -60,11 +63,6 @@ class AnswerWriter:
         if self.clock() - self._flushed_at >= FLUSH_S:
             self._save()
             self._flushed_at = self.clock()
-
-    def keep_ids(self, token_ids: Sequence[int]) -> None:
-        """The tokens that the model wrote, where the caller knows them; after `Finished`."""
-        if self.message:
-            self._save(token_ids=tuple(token_ids))
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,8 @@ from qwencli.settings import Settings
 from qwencli.values import PageRanges, parse_pages
 
 _TITLE_LENGTH = 60  # characters
+# Begins what the model sees in place of the turns that were left out.
+SUMMARY_HEAD = "Our conversation so far, in short:\n\n"
 
 
 class Conversation:
@@ -75,16 +77,18 @@ class Conversation:
 
     @property
     def seen(self) -> list[StoredMessage]:
-        """The part of the path that the model still sees, without the marks of `compact`."""
-        first = next((int(m.text) for m in reversed(self.path) if m.role == "compact"), 0)
-        return [message for message in self.path if message.id >= first and message.role != "compact"]
+        """What the model still sees: a summary first where the last `compact` has one, then whole turns."""
+        mark = next((message for message in reversed(self.path) if message.role == "compact"), None)
+        first = (mark.first_seen if mark else None) or 0
+        turns = [message for message in self.path if message.id >= first and message.role != "compact"]
+        return [mark, *turns] if mark and mark.text else turns
 
-    def messages(self, system: str | None = None) -> tuple[Message, ...]:
-        """What the model sees of the conversation so far, below the system message `system`.
+    def messages(self, system: str | None = None, end: int | None = None) -> tuple[Message, ...]:
+        """What the model sees of the conversation so far (of `seen[:end]`), below the system message.
 
         An attachment whose bytes are gone stands as a line that says so, with a note.
         """
-        past = tuple(self._message(message) for message in self.seen)
+        past = tuple(self._message(message) for message in self.seen[:end])
         return (Message.of_text("system", system), *past) if system else past
 
     def attachments_of(self, message: StoredMessage) -> list[Attachment]:
@@ -170,16 +174,28 @@ class Conversation:
         """Step back to stand at `message`; None: before all of them."""
         self._move(path_to(message.id if message else None, self.path))
 
-    def compact(self, num_kept: int) -> list[StoredMessage]:
-        """From here on the model sees the last `num_kept` turns alone. Returns the messages left out.
+    @property
+    def num_turns(self) -> int:
+        """Turns that the model still sees."""
+        return sum(message.role == "user" for message in self.seen)
 
-        They stay saved, and `rewind` takes this step back.
-        """
+    def num_before(self, num_turns: int) -> int:
+        """How many of the messages of `seen` stand before the last `num_turns` turns."""
         seen = self.seen
         starts = [index for index, message in enumerate(seen) if message.role == "user"]
-        assert 0 < num_kept < len(starts)
-        cut = starts[-num_kept]
-        self.append("compact", str(seen[cut].id))
+        return [*starts, len(seen)][len(starts) - num_turns]
+
+    def compact(self, num_kept: int, summary: str = "", **values: Any) -> list[StoredMessage]:
+        """From here on the model sees the last `num_kept` turns alone, or below a summary of what was before.
+
+        Returns the messages left out; they stay saved, and `rewind` takes this step back. `values` tell of
+        the summary, as the fields of StoredMessage.
+        """
+        seen, cut = self.seen, self.num_before(num_kept)
+        assert cut
+        # Ids grow: without a turn that is kept, what is said next is the first.
+        first_seen = seen[cut].id if num_kept else seen[-1].id + 1
+        self.append("compact", summary, first_seen=first_seen, **values)
         return seen[:cut]
 
     def everything(self) -> list[StoredMessage]:
@@ -212,11 +228,12 @@ class Conversation:
         self.path = path
 
     def _message(self, message: StoredMessage) -> Message:
+        if message.role == "compact":
+            return Message.of_text("user", SUMMARY_HEAD + message.text)
         parts = [part for kept in message.attachments for part in self._parts_of(kept)]
         if message.text:
             parts.append(TextPart(message.text))
-        assert message.role != "compact"
-        return Message(message.role, tuple(parts), message.reasoning or None)
+        return Message(message.role, tuple(parts), message.reasoning or None, message.token_ids)
 
     def _parts_of(self, kept: StoredAttachment) -> tuple[Part, ...]:
         if kept not in self._parts:

@@ -14,13 +14,13 @@ from pathlib import Path
 from qwen35.errors import InputError, UnwritableError
 
 PATIENCE_S = 10.0  # for another process's transaction, each of which takes milliseconds
-_VERSION = 1  # of the tables below
+_VERSION = 2  # of the tables below
 
 # A message is never changed once it is whole, and never overwritten: what is asked or answered again is
 # another child of the same parent. `tip` is where the conversation stands: the path from there to the
 # root is what the user sees. finish_reason is NULL while an answer grows, and stays so if its process
 # is killed. A message of the role "compact" says from which message on the model still sees the
-# conversation (its text is that message's id).
+# conversation (first_seen); its text is the summary of what was left out, or empty.
 _TABLES = """
 CREATE TABLE chats (
     id TEXT PRIMARY KEY,
@@ -42,7 +42,8 @@ CREATE TABLE messages (
     usage TEXT,
     timings TEXT,
     finish_reason TEXT,
-    created_at REAL NOT NULL
+    created_at REAL NOT NULL,
+    first_seen INTEGER
 ) STRICT;
 CREATE INDEX messages_of_chat ON messages (chat_id);
 CREATE INDEX children_of_message ON messages (parent_id);
@@ -58,7 +59,7 @@ CREATE TABLE attachments (
 ) STRICT;
 CREATE INDEX attachments_of_hash ON attachments (sha256);
 CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = "unicode61 remove_diacritics 2");
-CREATE TRIGGER words_come AFTER INSERT ON messages WHEN new.role <> 'compact' BEGIN
+CREATE TRIGGER words_come AFTER INSERT ON messages BEGIN
     INSERT INTO words (rowid, text) VALUES (new.id, new.text);
 END;
 CREATE TRIGGER words_change AFTER UPDATE OF text ON messages BEGIN
@@ -68,6 +69,18 @@ CREATE TRIGGER words_go AFTER DELETE ON messages BEGIN
     DELETE FROM words WHERE rowid = old.id;
 END;
 """
+
+# What makes the tables of the next version out of those of each earlier one.
+_UPGRADES = {
+    1: """
+ALTER TABLE messages ADD COLUMN first_seen INTEGER;
+UPDATE messages SET first_seen = CAST(text AS INTEGER), text = '' WHERE role = 'compact';
+DROP TRIGGER words_come;
+CREATE TRIGGER words_come AFTER INSERT ON messages BEGIN
+    INSERT INTO words (rowid, text) VALUES (new.id, new.text);
+END;
+""",
+}
 
 
 def connect(path: Path | None) -> sqlite3.Connection:
@@ -95,15 +108,23 @@ def connect(path: Path | None) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """The same without a word written, for a folder that is read-only. Raises as `connect` does."""
+    """The same without a word written, for a folder that is read-only. Raises as `connect` does.
+
+    A file of an earlier version is copied into memory, and read there.
+    """
     with explained(path):
         # immutable: in WAL mode even a reader would have to write beside the file.
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None
         )
-        connection.row_factory = sqlite3.Row
         try:
+            if _version_of(connection) in _UPGRADES:
+                with closing(connection) as saved:
+                    connection = sqlite3.connect(":memory:", isolation_level=None)
+                    saved.backup(connection)
+                _make_tables(connection, path)
             _check_version(_version_of(connection), path)
+            connection.row_factory = sqlite3.Row
         except BaseException:
             connection.close()
             raise
@@ -182,19 +203,24 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _make_tables(connection: sqlite3.Connection, path: Path | None) -> None:
-    if _version_of(connection) == 0:
+    """Or bring those of an earlier version to this one."""
+    if _version_of(connection) < _VERSION:
         with transaction(connection, path):
-            if _version_of(connection) == 0:  # not made by another process meanwhile
-                for statement in _statements():
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
+            version = _version_of(connection)  # another process may have been here meanwhile
+            if version == 0:
+                scripts = [_TABLES]
+            else:
+                scripts = [_UPGRADES[earlier] for earlier in range(version, _VERSION)]
+            for statement in (statement for script in scripts for statement in _statements(script)):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {max(version, _VERSION)}")
     _check_version(_version_of(connection), path)
 
 
-def _statements() -> Iterator[str]:
+def _statements(script: str) -> Iterator[str]:
     """One by one: `executescript` would end the transaction."""
     statement = ""
-    for line in _TABLES.splitlines():
+    for line in script.splitlines():
         statement += line + "\n"
         if sqlite3.complete_statement(statement):
             yield statement

@@ -32,7 +32,8 @@ def to_markdown(summary: Summary, path: Sequence[StoredMessage], everything: Seq
 
 def _markdown_of(message: StoredMessage) -> list[str]:
     if message.role == "compact":
-        return ["---", "", "*Here older turns were left out of what the model sees.*", ""]
+        summary = ["## Summary in their place", "", message.text, ""] if message.text else []
+        return ["---", "", "*Here older turns were left out of what the model sees.*", "", *summary]
     if message.role == "user":
         attached = [f"- attached: `{a.source}` ({a.type})" for a in message.attachments]
         return ["## Question", "", *attached, *([""] if attached else []), message.text, ""]

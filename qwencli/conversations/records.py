@@ -27,7 +27,9 @@ class StoredAttachment:
 class StoredMessage:
     """A question, an answer, or (role "compact") the place where older turns were left out.
 
-    `finish_reason` of an answer is None where its process ended before it did.
+    There `first_seen` is the id of the first message that the model still sees, and `text` the summary of
+    what was left out, empty where there is none. `finish_reason` of an answer is None where its process
+    ended before it did.
     """
 
     id: int
@@ -43,6 +45,7 @@ class StoredMessage:
     usage: dict[str, Any] | None = None
     timings: dict[str, Any] | None = None
     finish_reason: str | None = None
+    first_seen: int | None = None
 
     @classmethod
     def from_row(cls, row: sqlite3.Row, attachments: Sequence[StoredAttachment]) -> "StoredMessage":
@@ -60,6 +63,7 @@ class StoredMessage:
             usage=_from_json(row["usage"]),
             timings=_from_json(row["timings"]),
             finish_reason=row["finish_reason"],
+            first_seen=row["first_seen"],
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -164,7 +164,8 @@ class Store:
             held = " AND ".join(["instr(lower(messages.text || ' ' || title), ?)"] * len(words))
             rows = self._connection.execute(
                 "SELECT chat_id, title, role, messages.created_at AS created_at, messages.text AS text "
-                f"FROM messages JOIN chats ON chats.id = chat_id WHERE role <> 'compact' AND {held} "
+                "FROM messages JOIN chats ON chats.id = chat_id "
+                f"WHERE (role <> 'compact' OR messages.text <> '') AND {held} "
                 "ORDER BY messages.id DESC LIMIT ?",
                 (*(word.lower() for word in words), limit),
             ).fetchall()

@@ -7,8 +7,18 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from qwen35.events import Event, Finished, Note, Prefilled, ReasoningDelta, TextDelta, Timings, Usage
-from qwencli.render.columns import facts
+from qwen35.events import (
+    Event,
+    ExpertUse,
+    Finished,
+    Note,
+    Prefilled,
+    ReasoningDelta,
+    TextDelta,
+    Timings,
+    Usage,
+)
+from qwencli.render.columns import facts, size
 from qwencli.render.output import Output
 
 SCHEMA_VERSION = 1
@@ -36,6 +46,7 @@ class Record:
     miss_reason: str | None = None  # why not more tokens were reused
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
+    experts: ExpertUse | None = None  # of a model whose experts are not all in memory
     _is_printed: bool = False
 
     def take(self, event: Event) -> None:
@@ -54,6 +65,7 @@ class Record:
                 self.finish_reason = event.reason
                 self.usage = event.usage
                 self.timings = event.timings
+                self.experts = event.experts
 
     def set_prompt(self, prompt: str, num_tokens: int, num_image_tokens: int) -> None:
         """The rendered prompt of a run that asks no model."""
@@ -73,6 +85,10 @@ class Record:
         usage, times = self.usage, self.timings
         pictures = f" ({usage.image_tokens:,} of pictures)" if usage.image_tokens else ""
         reasoning = f" ({usage.reasoning_tokens:,} of reasoning)" if usage.reasoning_tokens else ""
+        experts = self.experts and (
+            f"{self.experts.hit_rate:.0%} of {self.experts.hits + self.experts.misses:,} in memory, "
+            f"{size(self.experts.bytes_read)} read, {self.experts.stall_s:.1f} s waited for the disk"
+        )
         return facts(
             {
                 "model": f"{self.model}, loaded in {self.load_s:.1f} s",
@@ -84,6 +100,7 @@ class Record:
                 f"{times.decode_tokens_per_s:,.1f} tokens/s",
                 "first": f"token after {times.first_token_s:.2f} s",
             }
+            | ({"experts": experts} if experts else {})
         )
 
     def to_dict(self, error: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -105,10 +122,17 @@ class Record:
             "attachments": self.attachments,
             "chat_id": self.chat_id,
             "cache": {"reused_tokens": self.usage.cached_tokens, "reason": self.miss_reason},
+            "experts": self._expert_values(),
             "notes": self.notes,
             "error": error,
         }
         return values if self.prompt is None else values | {"prompt": self.prompt}
+
+    def _expert_values(self) -> dict[str, Any] | None:
+        if self.experts is None:
+            return None
+        values = asdict(self.experts) | {"hit_rate": round(self.experts.hit_rate, 4)}
+        return values | {"stall_s": round(self.experts.stall_s, 4)}
 
     def print(self, output: Output, style: Style, error: dict[str, Any] | None = None) -> None:
         """Write the object, once: an interrupt on the way out must not make a second one."""

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import expert_policies
 from qwen35.backends.native import library as native
+from qwen35.weights.manifest import read_manifest
+from qwen35.weights.placement import WORKING_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +64,31 @@ def test_prefill_takes_every_length(work: Path) -> None:
     (run_of_ours,) = values["runs"]
     assert [prompt["tokens"] for prompt in run_of_ours["figures"]["prompts"]] == [8, 40]
     assert len(rows(out)) == 1
+
+
+def test_experts_on_the_disk_are_measured_beside_all_in_memory(work: Path) -> None:
+    run(work, "decode", "tiny-moe", "--engines", "qwen-q4")
+    (folder,) = work.glob("tiny-moe-*-all-q4-*")
+    ram = WORKING_BYTES + read_manifest(folder).data_bytes - 1
+    options = ("--engines", "qwen-q4", "--no-group", "--ram", f"{ram}", "--tokens", "5", "--prompt", "16")
+    out, _, values = run(work, "experts", "tiny-moe", *options)
+    assert [row[0].rpartition(", ")[2] for row in rows(out)] == [
+        *("all in memory", "uniform routing", "local routing")
+    ]
+    for item in values["runs"][1:]:
+        assert 0 < item["figures"]["hit_rate"] <= 1
+        assert item["figures"]["disk_bytes_per_s"] > 0
+
+
+def test_the_policies_are_compared(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["expert_policies.py", "--tokens", "60"])
+    expert_policies.main()
+    table = rows(capsys.readouterr().out)
+    assert {row[0] for row in table} == {"mini", "published locality"}
+    for row in table:
+        assert all(0 < float(cell.rstrip("%")) <= 100 for cell in row[2:6])
 
 
 def test_load_is_measured_cold_and_warm_read_and_mapped(work: Path) -> None:

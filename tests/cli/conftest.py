@@ -80,3 +80,14 @@ def picture(home: Path) -> Path:
     path = Path("my picture.png").absolute()
     Image.new("RGB", (96, 96), (200, 30, 30)).save(path)
     return path
+
+
+@pytest.fixture
+def chat(invoke: Invoke) -> Invoke:
+    """A script of lines, asked of the built-in model without chance."""
+
+    def run(*lines: str, options: tuple[str, ...] = ()) -> Result:
+        script = "".join(f"{line}\n" for line in lines).encode()
+        return invoke("chat", "-q", "-m", "mini", "--temperature", "0", *options, input=script)
+
+    return run

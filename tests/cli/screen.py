@@ -19,16 +19,17 @@ needs_tmux = pytest.mark.skipif(
 
 
 class Screen:
-    """One terminal of 100 columns and 40 rows, with a server of its own. To be entered."""
+    """One terminal, with a server of its own. To be entered."""
 
-    def __init__(self, words: list[str], **environ: str) -> None:
+    def __init__(self, words: list[str], *, columns: int = 100, rows: int = 40, **environ: str) -> None:
+        self._size = ("-x", str(columns), "-y", str(rows))
         self._socket = f"qwen-test-{uuid.uuid4().hex[:8]}"
         # The shell outlives the program, and tells how it ended; Ctrl-C is the program's alone.
         self._words = ["sh", "-c", f'trap : INT; {shlex.join(words)}; echo "exit code $?"; exec sleep 600']
         self._environ = os.environ | {"TERM": "xterm-256color"} | environ
 
     def __enter__(self) -> Self:
-        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "40", *self._words)
+        self._tmux("-f", "/dev/null", "new-session", "-d", *self._size, *self._words)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -41,7 +41,7 @@ class ScriptedEngine:
             for number in range(1, 10**6):
                 yield TextDelta(f"line {number}\n")
                 time.sleep(0.02)
-        elif word == "slow":
+        elif word in ("slow", "Sum"):  # the latter is /compact's
             yield TextDelta("begun\n\n")
             time.sleep(3)
         elif word == "hang":

@@ -1,9 +1,7 @@
 """`qwen chat` by lines on standard input."""
 
-import io
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,19 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Invoke, Result
-from tests.cli.talking import PICTURE, messages, texts
-
-
-@pytest.fixture
-def chat(invoke: Invoke) -> Invoke:
-    """A script of lines, asked of the built-in model without chance."""
-
-    def run(*lines: str, options: tuple[str, ...] = ()) -> Result:
-        script = "".join(f"{line}\n" for line in lines).encode()
-        return invoke("chat", "-q", "-m", "mini", "--temperature", "0", *options, input=script)
-
-    return run
+from tests.cli.conftest import Invoke
+from tests.cli.talking import PICTURE, messages, session_with_mini, texts
 
 
 def test_lines_are_questions_of_one_conversation(chat: Invoke, invoke: Invoke) -> None:
@@ -34,6 +21,8 @@ def test_lines_are_questions_of_one_conversation(chat: Invoke, invoke: Invoke) -
     assert result.out == "".join(f"{m['text']}\n" for m in saved if m["role"] == "assistant")
     assert saved[3]["usage"]["prompt_tokens"] > saved[1]["usage"]["prompt_tokens"]
     assert saved[3]["finish_reason"] == "stop"
+    for said in saved[1::2]:  # its tokens but the one that ends it
+        assert len(said["token_ids"]) == said["usage"]["completion_tokens"] - 1
 
 
 def test_a_chat_answers_as_ask_does(chat: Invoke, invoke: Invoke, picture: Path) -> None:
@@ -191,29 +180,6 @@ def test_what_cannot_be_done_is_told_in_one_line(chat: Invoke, line: str, words:
     assert words in result.err
 
 
-def test_a_full_context_stops_with_a_choice_and_compact_makes_room(chat: Invoke, invoke: Invoke) -> None:
-    turns = ["Tell me about number " + str(number) for number in range(9)]
-    full = chat(*turns, options=("--ctx", "256"))
-    assert full.code == 5
-    assert "/compact leaves out the oldest turns" in full.err
-    asked = len(texts(invoke))
-    assert 0 < asked < len(turns)  # what did not fit was not asked, nor anything dropped
-    lines = f"/compact\n{turns[asked]}\n".encode()
-    result = invoke("chat", "-c", "-m", "mini", "--ctx", "256", input=lines)
-    assert result.code == 0, result.err
-    assert re.search(r"left out \d+ turns?, about [\d,]+ of [\d,]+ tokens", result.err)
-    assert "Tell me about number 0" in result.err  # it says what it dropped
-    assert texts(invoke) == turns[: asked + 1]
-    assert messages(invoke)[-1]["usage"]["prompt_tokens"] < 224
-
-
-def test_compact_can_be_taken_back(chat: Invoke) -> None:
-    out = chat("one", "two", "three", "/compact 1", "/context", "/undo", "/context").out
-    before, _, after = out.partition("left out")
-    assert before.count("question") == 1
-    assert after.count("question") == 3
-
-
 def test_export_writes_a_file_in_the_format_of_its_name(chat: Invoke) -> None:
     assert chat("Hello", "/export talk.md", "/export talk.jsonl").code == 0
     assert "## Question\n\nHello\n" in Path("talk.md").read_text()
@@ -309,36 +275,11 @@ def test_help_and_the_command_itself_load_no_more_than_they_need(home: Path) -> 
 
 
 def test_in_idle_time_the_last_answer_is_read_again(invoke: Invoke) -> None:
-    from qwencli.chat.screen import Screen as Shown
-    from qwencli.chat.session import Session
-    from qwencli.conversations.store import Store
-    from qwencli.folders import Folders
-    from qwencli.render.aside import Verbosity
-    from qwencli.render.output import Output
-    from qwencli.settings import Settings
-
     assert invoke("ask", "Hello", "-q", "-m", "mini").code == 0
-    folders = Folders.locate(os.environ)
-    shown = Shown(Output(io.StringIO()), Verbosity.QUIET)
-    with Store.open(folders.data, print) as store:
-        session = Session(
-            Settings(model="mini", temperature=0),
-            folders,
-            shown,
-            store,
-            pages=None,
-            is_private=False,
-            uses_cache=True,
-        )
-        session.open_model()
-        try:
-            for _ in range(3):
-                session.take(
-                    "Tell me, in as many words as you have for it, what all you can do for me today."
-                )
-                session.begin_idle()
-        finally:
-            session.close()
+    with session_with_mini() as session:
+        for _ in range(3):
+            session.take("Tell me, in as many words as you have for it, what all you can do for me today.")
+            session.begin_idle()
     assert [record.notes for record in session.answered] == [[], [], []]
     for earlier, later in itertools.pairwise(session.answered):
         # Of the next prompt only the new question is computed, and what the template puts around it.

@@ -64,6 +64,32 @@ def test_ctrl_c_stops_the_answer_and_keeps_it(invoke: Invoke) -> None:
 
 @needs_tmux
 @pytest.mark.usefixtures("home")
+def test_a_summary_that_is_stopped_leaves_all_as_it_was(invoke: Invoke) -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say("one")
+        screen.wait_for("message 1")
+        screen.say("two")
+        screen.wait_for("message 3")
+        screen.say("/compact summary 1")
+        screen.wait_for("^begun$")
+        screen.press("C-c")
+        screen.wait_for("stopped; nothing was left out")
+        screen.say("three")
+        screen.wait_for("You said 'three', message 5")
+        screen.say("/compact summary 1")
+        screen.wait_for("summed up 2 turns, about")
+        screen.say("four")
+        screen.wait_for("You said 'four', message 4")  # the summary, three, its answer
+        screen.press("C-d")
+        assert screen.wait_for_exit() == 0
+    saved = messages(invoke)
+    assert [message["role"] for message in saved[6:]] == ["compact", "user", "assistant"]
+    assert texts(invoke) == ["one", "two", "three", "four"]
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("question", ["count", None])
 def test_sigterm_ends_the_chat_and_keeps_the_answer(invoke: Invoke, question: str | None) -> None:
     with Screen(command()) as screen:
@@ -219,3 +245,36 @@ def test_a_chat_can_be_left_while_the_model_loads() -> None:
         screen.wait_for("stopped")
         screen.press("C-c", "C-d")
         assert screen.wait_for_exit() == 0
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_a_narrow_screen_shows_whole_words() -> None:
+    with Screen(command("-q"), columns=40, rows=15) as screen:
+        screen.wait_for("^>")
+        screen.say("hello")
+        screen.wait_for("message 1")
+        assert screen.wait_for(r"^mini · context [\d,]+/8,192 \(\d+%\)$")
+        screen.say("/help")
+        shown = screen.wait_for("Ctrl-D leaves")  # lines that the terminal itself broke are joined in it
+        assert max(map(len, shown.splitlines())) <= 40
+        assert re.search(r"^/compact \[summary\] \[N\]\n  Leave out", shown, re.MULTILINE)
+        screen.say("/nonsense")
+        screen.wait_for("error: There is no command /nonsense")  # though -q shows errors alone
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_ctrl_c_stops_a_command_of_the_shell() -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say("!sleep 600")
+        time.sleep(0.5)
+        screen.press("C-c")
+        screen.wait_for("stopped; nothing is attached")
+        screen.say("hang")
+        screen.wait_for("^begun")
+        screen.press("C-c")
+        screen.wait_for("stopped; /continue goes on, /retry asks again")
+        screen.say("hello")
+        screen.wait_for("You said 'hello', message 3")

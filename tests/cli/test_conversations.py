@@ -174,9 +174,9 @@ def test_token_ids_are_kept_where_they_are_known(store: Store) -> None:
     chat = store.begin()
     chat.ask("one")
     with chat.answering("mini") as writer:
-        writer.take(Finished("stop", "first", ""))
-        writer.keep_ids([1, 248_000, 3])
+        writer.take(Finished("stop", "first", "", token_ids=(1, 248_000, 3)))
     assert store.find(chat.id).path[-1].token_ids == (1, 248_000, 3)
+    assert store.find(chat.id).messages()[-1].token_ids == (1, 248_000, 3)
 
 
 def test_search_finds_words_beginnings_parts_and_titles(store: Store) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from qwen35.backends.native.library import Library, load
 from tests.model.checkpoint import write_checkpoint
 from tests.model.pair import Pair, write_and_read
 from tests.model.reference import DENSE, MOE, SHAPES, Shape, talkative_model
@@ -31,6 +32,15 @@ def make_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Shape], Pai
         return write_and_read(shape, tmp_path_factory.mktemp(str(shape)))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """As a user gets it: from the installation, or compiled once."""
+    found, reason = load(tmp_path_factory.mktemp("compiled"), lambda: None)
+    if found is None:
+        pytest.skip(f"no native library on this platform: {reason}")
+    return found
 
 
 @pytest.fixture(params=SHAPES, ids=str)

@@ -1,4 +1,4 @@
-"""Large pieces of memory: as the kernels want them."""
+"""How much memory there is, and large pieces of it as the kernels want them."""
 
 import re
 import sys
@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen35.memory import allocate, available_memory, total_memory
+from qwen35.memory import (
+    allocate,
+    available_memory,
+    memory_limit,
+    release,
+    resident_memory,
+    total_memory,
+)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells of its pages")
@@ -35,3 +42,44 @@ def test_it_is_zeroed_and_can_be_written() -> None:
 
 def test_what_is_available_is_part_of_the_whole() -> None:
     assert 0 < available_memory() <= total_memory()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_tightest_limit_of_all_groups_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """Control groups: /proc/meminfo knows no container's limit, and cached pages of files are no use."""
+    own = tmp_path / "own"
+    own.write_text("5:cpu:/elsewhere\n4:memory:/outer/inner\n" if version == 1 else "0::/outer/inner\n")
+    root = tmp_path / "memory" if version == 1 else tmp_path
+    limit, used, inactive = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
+    }[version]
+    for name, bytes_limit in (("outer", 4_000_000), ("outer/inner", 2_000_000)):
+        (root / name).mkdir(parents=True)
+        (root / name / limit).write_text(f"{bytes_limit}\n")
+        (root / name / used).write_text("900000\n")
+        (root / name / "memory.stat").write_text(f"rss 7\n{inactive} 500000\n")
+    monkeypatch.setattr("qwen35.memory._CGROUPS", tmp_path)
+    monkeypatch.setattr("qwen35.memory._OWN_CGROUPS", own)
+    assert memory_limit() == 2_000_000
+    assert available_memory() == 2_000_000 - 400_000
+    unlimited = "9223372036854771712" if version == 1 else "max"
+    for name in ("outer", "outer/inner"):
+        (root / name / limit).write_text(unlimited)
+    assert memory_limit() is None
+    assert available_memory() > 10**8
+
+
+def test_released_pages_are_the_system_s_again() -> None:
+    memory = allocate(64 << 20)
+    array = np.frombuffer(memory, np.uint8)
+    array[:] = 1
+    full = resident_memory()
+    release(memory, 16 << 20, 48 << 20)
+    if sys.platform == "linux":  # elsewhere it may take its time
+        assert full - resident_memory() > 24 << 20
+        assert not array[16 << 20 : 48 << 20].any()
+    assert array[: 16 << 20].all()
+    assert array[48 << 20 :].all()

@@ -5,14 +5,27 @@ from typing import Protocol
 
 import numpy as np
 
+from qwen35.events import ExpertUse
 from qwen35.state import ModelState
 
 PREFILL_CHUNK = 512  # tokens; a multiple of the delta rule's chunk, and a step of the progress bar
+OFFLOADED_CHUNK = 2048  # where experts are read from the disk once for each chunk
 
 
 class Backend(Protocol):
     name: str  # as `qwen doctor` and `-v` show it
     numerics: str  # states computed under one name are the same, bit by bit: part of every cache key
+
+    prefill_chunk: int  # tokens that the engine gives to `prefill` at a time
+
+    @property
+    def expert_use(self) -> ExpertUse | None:
+        """What the experts have cost since the model was loaded; None where all of them are in memory."""
+        ...
+
+    def close(self) -> None:
+        """End threads and files that the backend has of its own; it is not used again."""
+        ...
 
     def new_state(self) -> ModelState: ...
 

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qwen35.backends.base import PREFILL_CHUNK
 from qwen35.errors import DoesNotFit
+from qwen35.events import ExpertUse
 from qwen35.network.attention import KeyValues
 from qwen35.network.linear_attention import LinearState
 from qwen35.network.model import Qwen35
@@ -38,6 +40,8 @@ class PlainBackend:
     """Owns the loaded network. Stateless between calls: all that a sequence needs is in its ModelState."""
 
     name = "plain (torch)"
+    prefill_chunk = PREFILL_CHUNK
+    expert_use: ExpertUse | None = None
 
     def __init__(self, model: Qwen35) -> None:
         self.model = model
@@ -45,6 +49,9 @@ class PlainBackend:
         self.device, self.dtype = weight.device, weight.dtype
         threads = torch.get_num_threads()  # sums are parted among them
         self.numerics = f"plain-2 torch {torch.__version__} {self.device} {self.dtype} {threads}"
+
+    def close(self) -> None:
+        pass
 
     def new_state(self) -> ModelState:
         return ModelState(self.model.config.text, str(self.dtype).removeprefix("torch."))

@@ -80,6 +80,12 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a.astype(np.float64) - b)) / (length or 1.0)
 
 
+def most_bytes(tensors: Tensors, about: Mapping[str, Any]) -> int:
+    """That a blob may have, a little more than it will."""
+    header = len(json.dumps(about)) + 160 * (len(tensors) + 3)  # names, shapes and places; the checksum
+    return header + sum(array.nbytes for array in tensors.values())
+
+
 def write(path: Path, tensors: Tensors, about: Mapping[str, Any]) -> int:
     """Write a blob. Returns its bytes; raises OSError and leaves nothing."""
     text = json.dumps(about)

@@ -1,9 +1,8 @@
 """What the engine asks: which part of a prompt was computed before, and to keep what is computed now."""
 
 import queue
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Thread
 
@@ -12,6 +11,7 @@ import numpy as np
 from qwen35.backends.base import PREFILL_CHUNK, Backend
 from qwen35.cache.blobs import BadBlob, is_close
 from qwen35.cache.keys import Medium, media_of, prefix_keys
+from qwen35.cache.memory import Memory
 from qwen35.cache.store import CacheTrouble, Snapshot, Store
 from qwen35.processing.processor import ModelInput
 from qwen35.state import BLOCK_TOKENS, ModelState
@@ -20,7 +20,8 @@ STEP_TOKENS = 4096  # of long text, from one saved state to the next
 MIN_TOKENS = 32  # that a state must spare to be worth its bytes, unless it ends a picture or a document
 LABEL_TOKENS = 12
 
-Jobs = queue.SimpleQueue[Callable[[], None] | None]
+Job = tuple[Callable[[], None], ModelState | None]  # what it saves
+Jobs = queue.SimpleQueue[Job | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class StateCache:
         self.notes: list[str] = []
         self.model, self.decode, self._new_state = model, decode, new_state
         self._store = store.read_only() if store and not can_write else store
-        self._ram_bytes, self._can_write = ram_bytes, can_write
-        self._ram: OrderedDict[str, ModelState] = OrderedDict()
+        self._can_write = can_write
+        self._memory = Memory(ram_bytes)
         self._jobs: Jobs = queue.SimpleQueue()
         self._saver: Thread | None = None
 
@@ -88,12 +89,12 @@ class StateCache:
         """`damaged` are keys that were tried in vain."""
         last = len(prompt.ids) - 1
         on_disk = self._store.lengths(self.model) if self._store else []
-        lengths = {n for n in (*on_disk, *(state.num_tokens for state in self._ram.values())) if n <= last}
+        lengths = {n for n in (*on_disk, *self._memory.lengths()) if n <= last}
         keys = prefix_keys(self.model, prompt.ids, media, lengths)
-        in_ram = max((n for n, key in keys.items() if key in self._ram), default=0)
+        in_memory = max((n for n, key in keys.items() if key in self._memory), default=0)
         found, evicted = None, 0
         if self._store:
-            deeper = {n: key for n, key in keys.items() if n > in_ram and key not in damaged}
+            deeper = {n: key for n, key in keys.items() if n > in_memory and key not in damaged}
             found, evicted = self._store.deepest(deeper)
         if found is not None:
             assert self._store is not None
@@ -104,12 +105,11 @@ class StateCache:
                 self.notes.append(f"a saved state is computed again: {error}")
                 less = self._find(prompt, media, damaged | {found.key})
                 return Found(less.state, less.num_tokens, "what was saved is damaged")
-            self._remember(found.key, state)
+            self._memory.keep(found.key, state)
             if self._can_write:
                 self._later(partial(self._store.touch, found.key))
-        elif in_ram:
-            self._ram.move_to_end(keys[in_ram])
-            state = self._ram[keys[in_ram]]
+        elif in_memory:
+            state = self._memory.use(keys[in_memory])
         else:
             return Found(None, 0, self._reason(prompt, media, 0, evicted))
         reason = self._reason(prompt, media, state.num_tokens, evicted)
@@ -143,10 +143,11 @@ class StateCache:
     def keep(self, snapshot: Snapshot, state: ModelState) -> None:
         """Keep a state; on disk as soon as the thread comes to it."""
         own = state.fork()
-        self._remember(snapshot.key, own)
+        self._memory.keep(snapshot.key, own)
         if self._store and self._can_write:
             store = self._store
-            self._later(lambda: store.save(snapshot, own))
+            if self._memory.wait_for_room(own):
+                self._later(lambda: store.save(snapshot, own), own)
 
     def keep_prompt(self, prompt: ModelInput, media: Sequence[Medium]) -> None:
         """Remember what was asked, to tell the next prompt where it began to differ."""
@@ -216,31 +217,31 @@ class StateCache:
                 break
         return list(found.values())[:sample]
 
-    def _remember(self, key: str, state: ModelState) -> None:
-        self._ram[key] = state
-        self._ram.move_to_end(key)
-        # Shared blocks are counted again for each owner: the budget is kept, sometimes too well.
-        while self._ram and sum(state.size_bytes for state in self._ram.values()) > self._ram_bytes:
-            self._ram.popitem(last=False)
-
-    def _later(self, job: Callable[[], None]) -> None:
+    def _later(self, work: Callable[[], None], state: ModelState | None = None) -> None:
         if self._saver is None:
             self._jobs = queue.SimpleQueue()  # the one before may still be at work on what it has
             self._saver = Thread(target=self._save, args=(self._jobs,), name="save-states", daemon=True)
             self._saver.start()
-        self._jobs.put(job)
+        self._jobs.put((work, state))
 
     def _save(self, jobs: Jobs) -> None:
+        num_skipped = 0
         while (job := jobs.get()) is not None:
+            work, state = job
             try:
-                job()
+                if num_skipped:
+                    num_skipped -= 1
+                else:
+                    work()
             except (CacheTrouble, OSError) as trouble:
                 if str(trouble) not in self.notes:
                     self.notes.append(str(trouble))
                 # What waits would meet the same, and wait for the same lock one after another.
-                while not jobs.empty():
-                    if jobs.get() is None:
-                        return
+                num_skipped = jobs.qsize()
+            finally:
+                if state is not None:
+                    self._memory.saved(state)
+            del job, work, state  # else they are held until the next one comes
 
 
 class PromptCache:
@@ -265,6 +266,14 @@ class PromptCache:
         snapshot = Snapshot(key, self._cache.model, n, blocks, n - self._last, label)
         self._cache.keep(snapshot, state)
         self._last = n
+
+    def keep_written(self, state: ModelState, token_ids: Sequence[int]) -> None:
+        """`state` has gone on by these ids, which the model wrote, but perhaps the last one."""
+        if state.num_tokens - self._last < MIN_TOKENS:
+            return
+        written = np.array(token_ids, self._prompt.ids.dtype)
+        self._prompt = replace(self._prompt, ids=np.concatenate([self._prompt.ids, written]))
+        self.keep(state)
 
     def keep_prompt(self) -> None:
         """Remember that this was asked."""

@@ -240,6 +240,11 @@ def has(index: sqlite3.Connection, name: str) -> bool:
     return index.execute("SELECT 1 FROM blobs WHERE name = ?", (name,)).fetchone() is not None
 
 
+def size_of(index: sqlite3.Connection, name: str) -> int:
+    """Bytes of a blob that is here, or of the room for it."""
+    return int(index.execute("SELECT size_bytes FROM blobs WHERE name = ?", (name,)).fetchone()[0])
+
+
 def insert(index: sqlite3.Connection, snapshot: Snapshot, now: float) -> None:
     index.execute(
         "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?, "
@@ -249,6 +254,11 @@ def insert(index: sqlite3.Connection, snapshot: Snapshot, now: float) -> None:
             *(now, now, snapshot.key),
         ),
     )
+    need(index, snapshot)
+
+
+def need(index: sqlite3.Connection, snapshot: Snapshot) -> None:
+    """From now on its blobs do not go while others make room."""
     names = [blob_name("snapshot", snapshot.key), *(blob_name("block", key) for key in snapshot.block_keys)]
     index.executemany("INSERT OR IGNORE INTO needs VALUES (?, ?)", [(snapshot.key, name) for name in names])
 

@@ -3,37 +3,39 @@
 import sqlite3
 import time
 
-from qwen35.cache.index import Index, forget, has, transaction
+from qwen35.cache.index import Index, forget, has
 
 KEPT_EVICTED = 1000  # snapshots that had to make room, to say so
 FRESH_S = 60.0  # younger uses count alike when room is made
 
 
-def make_room(index: Index, budget_bytes: int) -> None:
+def make_room(index: Index, connection: sqlite3.Connection, budget_bytes: int) -> bool:
     """Sweep up after killed processes, then evict what is worth least until the budget is kept.
 
-    A snapshot's worth is the tokens that it spares, by byte, over the time since it was last used.
+    A snapshot's worth is the tokens that it spares, by byte, over the time since it was last used. What is
+    being written counts, and stays. Within a transaction. Returns whether the budget is kept.
     """
-    with index.connect() as connection, transaction(connection):
-        _sweep(index, connection)
-        total = connection.execute("SELECT COALESCE(SUM(size_bytes), 0) FROM blobs").fetchone()[0]
+    _sweep(index, connection)
+    total = connection.execute("SELECT COALESCE(SUM(size_bytes), 0) FROM blobs").fetchone()[0]
+    if total <= budget_bytes:
+        return True
+    now, victims = time.time(), []
+    for key, saved, used, size_bytes in connection.execute(
+        "SELECT key, saved_tokens, snapshots.used, size_bytes FROM snapshots "
+        "JOIN blobs ON name = 'snapshot-' || key || '.safetensors' WHERE NOT is_evicted AND writer IS NULL"
+    ):
+        victims.append((saved / max(1, size_bytes) / (max(0.0, now - used) + FRESH_S), key, None))
+    features = "SELECT name, used FROM blobs WHERE kind = 'features' AND writer IS NULL"
+    for name, used in connection.execute(features):
+        # As if they spared a token for each KiB: a picture through the encoder costs more than its
+        # tokens through the model, and they are needed only where no state holds the picture.
+        victims.append((1 / 1024 / (max(0.0, now - used) + FRESH_S), None, name))
+    for _, key, name in sorted(victims, key=lambda victim: victim[0]):
         if total <= budget_bytes:
-            return
-        now, victims = time.time(), []
-        for key, saved, used, size_bytes in connection.execute(
-            "SELECT key, saved_tokens, snapshots.used, size_bytes FROM snapshots "
-            "JOIN blobs ON name = 'snapshot-' || key || '.safetensors' WHERE NOT is_evicted"
-        ):
-            victims.append((saved / max(1, size_bytes) / (max(0.0, now - used) + FRESH_S), key, None))
-        for name, used in connection.execute("SELECT name, used FROM blobs WHERE kind = 'features'"):
-            # As if they spared a token for each KiB: a picture through the encoder costs more than its
-            # tokens through the model, and they are needed only where no state holds the picture.
-            victims.append((1 / 1024 / (max(0.0, now - used) + FRESH_S), None, name))
-        for _, key, name in sorted(victims, key=lambda victim: victim[0]):
-            if total <= budget_bytes:
-                break
-            names = [name] if name else forget(connection, [str(key)], is_evicted=True)
-            total -= index.drop(connection, names)
+            break
+        names = [name] if name else forget(connection, [str(key)], is_evicted=True)
+        total -= index.drop(connection, names)
+    return bool(total <= budget_bytes)
 
 
 def _sweep(index: Index, connection: sqlite3.Connection) -> None:

@@ -15,7 +15,18 @@ import numpy as np
 
 from qwen35.cache import blobs
 from qwen35.cache.blobs import BadBlob, Tensors
-from qwen35.cache.index import CacheTrouble, Index, Snapshot, blob_name, forget, has, insert, transaction
+from qwen35.cache.index import (
+    CacheTrouble,
+    Index,
+    Snapshot,
+    blob_name,
+    forget,
+    has,
+    insert,
+    need,
+    size_of,
+    transaction,
+)
 from qwen35.cache.room import make_room
 from qwen35.state import BLOCK_TOKENS, ModelState
 
@@ -42,6 +53,20 @@ class Totals:
     snapshots: int = 0
     size_bytes: int = 0
     by_kind: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """A file to be: what it says about itself beside kind and key, and what makes its tensors."""
+
+    kind: str
+    key: str
+    about: dict[str, Any]
+    make: Callable[[], Tensors]
+
+    @property
+    def name(self) -> str:
+        return blob_name(self.kind, self.key)
 
 
 class Store:
@@ -143,35 +168,38 @@ class Store:
     # --- saving
 
     def save(self, snapshot: Snapshot, state: ModelState) -> None:
-        """Write what is not here yet, then make room. Raises CacheTrouble."""
-        blocks = [blob_name("block", key) for key in snapshot.block_keys]
-        own = blob_name("snapshot", snapshot.key)
+        """Make room for what is not here yet, and write it; nothing where there is not that much room.
+
+        Raises CacheTrouble.
+        """
+        blocks = [
+            _Blob("block", key, {"model": snapshot.model}, partial(blobs.block_tensors, state, number))
+            for number, key in enumerate(snapshot.block_keys)
+        ]
         about = {"model": snapshot.model, "num_tokens": snapshot.num_tokens}
-        for number, (name, key) in enumerate(zip(blocks, snapshot.block_keys, strict=True)):
-            about_block = {"kind": "block", "key": key, "model": snapshot.model}
-            self._save_blob(name, about_block, partial(blobs.block_tensors, state, number))
-        about |= {"kind": "snapshot", "key": snapshot.key, "blocks": list(snapshot.block_keys)}
+        about |= {"blocks": list(snapshot.block_keys)}
         about |= {"saved_tokens": snapshot.saved_tokens, "label": snapshot.label}
-        self._save_blob(own, about, lambda: blobs.snapshot_tensors(state))
+        own = _Blob("snapshot", snapshot.key, about, partial(blobs.snapshot_tensors, state))
+        wanted = [*blocks, own]
+        if not self._write_all(wanted, snapshot):
+            return
         with self._index.connect() as index, transaction(index):
-            # Another process may have made room meanwhile, and taken a block that was here already.
-            is_whole = all(has(index, name) for name in (own, *blocks))
+            # Another process may have found a block damaged meanwhile, or cleared everything.
+            is_whole = all(has(index, blob.name) for blob in wanted)
             if is_whole:
                 insert(index, snapshot, time.time())
                 # Ready all at once: until here they are swept up if this process is killed.
-                self._mark_ready(index, [own, *blocks])
+                self._mark_ready(index, [blob.name for blob in wanted])
             else:
                 query = "SELECT name FROM blobs WHERE writer = ?"
                 self._index.remove(index, [row[0] for row in index.execute(query, (self._index.writer,))])
-        self.make_room()
 
     def save_features(self, model: str, key: str, features: np.ndarray) -> None:
         """Raises CacheTrouble."""
-        about = {"kind": "features", "key": f"{model}-{key}", "model": model}
-        name = blob_name("features", f"{model}-{key}")
-        self._save_blob(name, about, lambda: {"features": features})
-        with self._index.connect() as index:
-            self._mark_ready(index, [name])
+        blob = _Blob("features", f"{model}-{key}", {"model": model}, lambda: {"features": features})
+        if self._write_all([blob]):
+            with self._index.connect() as index:
+                self._mark_ready(index, [blob.name])
 
     def save_prompt(self, model: str, ids: np.ndarray) -> None:
         """Remember the ids of a prompt, so that the next can be told where it began to differ."""
@@ -203,27 +231,60 @@ class Store:
             query = "SELECT COUNT(*) FROM snapshots WHERE model != ? AND NOT is_evicted"
             return int(index.execute(query, (model,)).fetchone()[0])
 
-    def _save_blob(self, name: str, about: dict[str, Any], make: Callable[[], Tensors]) -> None:
-        """Write one blob, unless it is here or a process is writing it; it stays marked as being written."""
-        path = self._blobs / name
-        with self._index.connect() as index, transaction(index):
-            row = index.execute("SELECT writer FROM blobs WHERE name = ?", (name,)).fetchone()
-            if row and (path.exists() if row[0] is None else self._is_another_writing(row[0])):
-                index.execute("UPDATE blobs SET used = ? WHERE name = ?", (time.time(), name))
-                return
-            index.execute(
-                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, 0, ?, ?)",
-                (name, about["kind"], about["model"], self._index.writer, time.time()),
-            )
-        aside = path.with_name(f"{name}.{self._index.writer}.{threading.get_ident()}.partial")
+    def _write_all(self, wanted: Sequence[_Blob], snapshot: Snapshot | None = None) -> bool:
+        """Write what is not here, nor being written by a process; it stays marked as being written.
+
+        Room is made before, so that the files never exceed the budget. `snapshot` is what the blobs are for.
+        Returns whether there is enough of it.
+        """
         try:
-            size_bytes = blobs.write(aside, make(), about)
+            with self._index.connect() as index, transaction(index):
+                missing = [blob for blob in wanted if self._claim(index, blob)]
+                if snapshot is not None:
+                    need(index, snapshot)  # what is here already must not make room for the rest
+                names = [blob.name for blob in missing]
+                fits = sum(size_of(index, blob.name) for blob in wanted) <= self.budget_bytes
+                if not fits:
+                    self._index.remove(index, names)  # nothing else has to go for it
+                if not (make_room(self._index, index, self.budget_bytes) and fits):
+                    self._index.remove(index, names)
+                    return False
+        except OSError as error:
+            raise CacheTrouble(f"the state cache in {self.folder} cannot be used ({error})") from None
+        for blob in missing:
+            self._write(blob)
+        return True
+
+    def _claim(self, index: sqlite3.Connection, blob: _Blob) -> bool:
+        """Mark a blob as being written from here, with the bytes that it may take, unless it need not be."""
+        row = index.execute("SELECT writer FROM blobs WHERE name = ?", (blob.name,)).fetchone()
+        is_here = row and (
+            (self._blobs / blob.name).exists() if row[0] is None else self._is_another_writing(row[0])
+        )
+        if is_here:
+            index.execute("UPDATE blobs SET used = ? WHERE name = ?", (time.time(), blob.name))
+            return False
+        index.execute(
+            "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                *(blob.name, blob.kind, blob.about["model"]),
+                *(blobs.most_bytes(blob.make(), blob.about), self._index.writer, time.time()),
+            ),
+        )
+        return True
+
+    def _write(self, blob: _Blob) -> None:
+        path = self._blobs / blob.name
+        aside = path.with_name(f"{blob.name}.{self._index.writer}.{threading.get_ident()}.partial")
+        about = {"kind": blob.kind, "key": blob.key} | blob.about
+        try:
+            size_bytes = blobs.write(aside, blob.make(), about)
             with self._index.connect() as index, transaction(index):
                 query = "UPDATE blobs SET size_bytes = ? WHERE name = ? AND writer = ?"
-                if index.execute(query, (size_bytes, name, self._index.writer)).rowcount:
+                if index.execute(query, (size_bytes, blob.name, self._index.writer)).rowcount:
                     aside.replace(path)
         except OSError as error:
-            self.drop([name])
+            self.drop([blob.name])
             raise CacheTrouble(f"the state was not saved: {path}: {error.strerror}") from None
         finally:
             with contextlib.suppress(OSError):
@@ -238,7 +299,8 @@ class Store:
 
     def make_room(self) -> None:
         """Keep to the budget. Raises CacheTrouble."""
-        make_room(self._index, self.budget_bytes)
+        with self._index.connect() as index, transaction(index):
+            make_room(self._index, index, self.budget_bytes)
 
     def forget(self, keys: Sequence[str]) -> None:
         """Remove snapshots, and the blocks that no other needs; quietly where the index is out of reach."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwen35.backends.base import PREFILL_CHUNK, Backend
+from qwen35.backends.base import Backend
 from qwen35.cache.cache import Found, PromptCache, StateCache
 from qwen35.engine.request import GenerationDefaults, Request
 from qwen35.engine.sampler import Sampler
-from qwen35.engine.speech import THINK_END, Speech
+from qwen35.engine.speech import Speech
 from qwen35.errors import DoesNotFit
 from qwen35.events import (
     Event,
@@ -23,8 +23,9 @@ from qwen35.events import (
     Timings,
     Usage,
 )
-from qwen35.messages import Message
+from qwen35.messages import Message, TextPart
 from qwen35.processing.processor import ModelInput, Processor
+from qwen35.processing.token_log import THINK_END
 from qwen35.state import ModelState
 
 
@@ -72,7 +73,9 @@ class Engine:
 
     def close(self, *, abandon: bool = False) -> list[str]:
         """Wait until what was computed is saved (or not: `abandon`). Returns notes on what went wrong."""
-        return self.cache.close(abandon=abandon) if self.cache else []
+        notes = self.cache.close(abandon=abandon) if self.cache else []
+        self.backend.close()
+        return notes
 
     def generate(self, request: Request, prompt: ModelInput | None = None) -> Generator[Event]:
         """Answer one request, whose `prompt` the caller may have prepared already.
@@ -80,6 +83,7 @@ class Engine:
         Closing the iterator ends the work and frees its state.
         """
         start = time.perf_counter()
+        experts = self.backend.expert_use
         prompt = prompt or prepare(self.processor, request)
         for note in prompt.notes:
             yield Note(note)
@@ -102,6 +106,7 @@ class Engine:
         params = request.sampling.over(self.defaults.sampling)
         sampler = Sampler(params, self.processor.tokenizer.size, prompt.ids, request.seed)
         forced: list[int] = []
+        written: list[int] = []
         count, first_token_s = 0, 0.0
         reason: FinishReason = "length"
         while count < limit:
@@ -113,6 +118,7 @@ class Engine:
             if token in self.defaults.stop_ids:
                 reason = "stop"
                 break
+            written.append(token)
             yield from speech.push(token)
             if speech.is_stopped:
                 reason = "stop"
@@ -121,6 +127,9 @@ class Engine:
                 logits = self.backend.decode([state], np.array([token]))[0]
         yield from speech.finish()
         now = time.perf_counter()
+        answer = Message("assistant", (TextPart(speech.answer),), speech.reasoning or None, tuple(written))
+        if saved and self.processor.is_kept(request.messages, answer, enable_thinking=request.thinking):
+            saved.keep_written(state, written)
         for note in self.cache.take_notes() if self.cache else []:
             yield Note(note)
         yield Finished(
@@ -144,6 +153,8 @@ class Engine:
                 num_prompt - found.num_tokens,
                 count,
             ),
+            tuple(written),
+            use.since(experts) if experts and (use := self.backend.expert_use) else None,
         )
 
     def read_ahead(self, request: Request, is_wanted: Callable[[], bool]) -> int:
@@ -183,7 +194,7 @@ class Engine:
         state.mrope_delta = prompt.mrope_delta
         logits = np.empty(0, np.float32)
         boundaries = saved.boundaries if saved else ()
-        for end in _chunk_ends(found.num_tokens, num_tokens, boundaries):
+        for end in _chunk_ends(self.backend.prefill_chunk, found.num_tokens, num_tokens, boundaries):
             logits = self._prefill(state, prompt, features, found.num_tokens, end)
             if saved and end in boundaries:
                 saved.keep(state)
@@ -231,9 +242,9 @@ class Engine:
         return budget is not None and speech.is_reasoning and speech.num_reasoning_tokens >= budget
 
 
-def _chunk_ends(start: int, num_tokens: int, boundaries: Sequence[int]) -> list[int]:
+def _chunk_ends(chunk: int, start: int, num_tokens: int, boundaries: Sequence[int]) -> list[int]:
     """Where prefill pauses: at absolute multiples of the chunk, and where states are kept."""
-    ends = {*range(PREFILL_CHUNK, num_tokens, PREFILL_CHUNK), *boundaries, num_tokens}
+    ends = {*range(chunk, num_tokens, chunk), *boundaries, num_tokens}
     return sorted(end for end in ends if start < end <= num_tokens)
 
 

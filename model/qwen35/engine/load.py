@@ -14,10 +14,12 @@ from qwen35.cores import num_cores
 from qwen35.engine.engine import Engine
 from qwen35.engine.request import GenerationDefaults
 from qwen35.errors import DoesNotFit
+from qwen35.experts.store import ExpertStore
 from qwen35.processing.processor import Processor
 from qwen35.weights.fingerprint import fingerprint
 from qwen35.weights.manifest import is_packed
-from qwen35.weights.packed import LoadMode, PackedModel
+from qwen35.weights.packed import PackedModel
+from qwen35.weights.placement import LoadMode, text_experts
 
 COMPILING = "compiling the native kernels for this machine, once (half a minute)"
 
@@ -39,6 +41,7 @@ def load_engine(
     device: str = "auto",
     dtype: str | None = None,
     load: LoadMode = "auto",
+    ram: int | None = None,
     num_threads: int | None = None,
     cache: Path | None = None,
     states: States | None = None,
@@ -47,20 +50,25 @@ def load_engine(
 ) -> Engine:
     """Load the model of `folder`, whose `processor` the caller may have already.
 
-    `device` is auto, cpu or cuda; `dtype` None keeps the file's; `load` is how `PackedModel.open` brings
-    packed weights into memory. A packed model runs on the native library and needs no torch, unless `device`
-    is cuda. Where the library is missing it is compiled into `cache`; if that fails, `on_note` hears of the
-    slower way that is taken. `states` says where states of prompts are kept; None computes all of them anew.
-    `on_progress` hears bytes read and bytes in all. The small files are read first, so that a broken folder
-    is reported before torch is imported. Raises CheckpointError, and DoesNotFit where the device is missing.
+    `device` is auto, cpu or cuda; `dtype` None keeps the file's; `load` and `ram` (bytes) are how
+    `PackedModel.open` brings packed weights into memory. A packed model runs on the native library and needs
+    no torch, unless `device` is cuda. Where the library is missing it is compiled into `cache`; if that
+    fails, `on_note` hears of the slower way. `states` says where states of prompts are kept; None computes
+    all of them anew. `on_progress` hears bytes read and bytes in all. The small files are read first, so that
+    a broken folder is reported before torch is imported. Raises CheckpointError, and DoesNotFit where the
+    device or the memory is missing.
     """
     processor = processor or Processor.from_folder(folder)
     defaults = GenerationDefaults.from_folder(folder)
     if is_packed(folder) and device != "cuda":
         library, reason = native.load(cache, on_compile=lambda: on_note(COMPILING) if on_note else None)
         if library:
-            weights = PackedModel.open(folder, load, on_progress)
-            backend = NativeBackend(library, weights, num_threads=num_threads or num_cores())
+            weights = PackedModel.open(folder, load, on_progress, ram)
+            if on_note and load == "auto" and weights.placement.load == "mmap":
+                on_note(f"{folder.name} is larger than the free memory: it is read from disk again and again")
+            hot = cache / "experts" if cache and states and states.can_write else None
+            store = _expert_store(folder, weights, hot, on_note)
+            backend = NativeBackend(library, weights, num_threads=num_threads or num_cores(), store=store)
             states_of_it = _cache(weights.manifest.fingerprint, backend, processor, states)
             return Engine(backend, processor, defaults, states_of_it)
         if on_note:
@@ -90,6 +98,29 @@ def load_engine(
     plain = PlainBackend(model)
     weights_name = fingerprint(folder) if states else ""
     return Engine(plain, processor, defaults, _cache(weights_name, plain, processor, states))
+
+
+def _expert_store(
+    folder: Path, weights: PackedModel, hot: Path | None, on_note: Callable[[str], None] | None
+) -> ExpertStore | None:
+    """Of a model whose experts stay on the disk. `hot`: a folder for what the next run begins with."""
+    placement, layers = weights.placement, text_experts(weights.manifest)
+    if placement.expert_bytes is None:
+        return None
+    if on_note:
+        total = sum(entry.count * entry.stride for entry in layers)
+        on_note(
+            f"{placement.expert_bytes / 1e9:.1f} of {total / 1e9:.1f} GB of experts fit into memory: the "
+            "others are read from disk when they are chosen"
+        )
+    name = f"{weights.manifest.fingerprint[:16]}.json"
+    return ExpertStore(
+        folder,
+        layers,
+        placement.expert_bytes,
+        ram_bytes=placement.ram_bytes,
+        hot=hot / name if hot else None,
+    )
 
 
 def _cache(

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 from qwen35.engine.detokenizer import Detokenizer
 from qwen35.events import ReasoningDelta, TextDelta
+from qwen35.processing.token_log import THINK_END
 from qwen35.processing.tokenizer import Tokenizer
-
-THINK_END = "</think>"
 
 
 class Speech:

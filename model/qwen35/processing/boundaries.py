@@ -3,7 +3,7 @@
 Only the cache's yield depends on these places, never what is found there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qwen35.processing.tokenizer import Tokenizer
@@ -20,21 +20,32 @@ class Boundaries:
 
 
 def find_boundaries(
-    prompt: str, ids: Sequence[int], texts: Sequence[str], tokenizer: Tokenizer, picture_end: int | None
+    prompt: str,
+    ids: Sequence[int],
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    encode: Callable[[int, int], list[int]],
+    picture_end: int | None,
 ) -> Boundaries:
     """Of a rendered `prompt` with these `ids`, one placeholder a picture.
 
-    `texts` are those that something follows in their message, in order; `picture_end` is the id that closes
-    a picture. A message ends where the next one starts.
+    `texts` are those that something follows in their message, in order; `encode` gives the ids of
+    prompt[start:end], `picture_end` is the id that closes a picture. A message ends where the next starts.
     """
     start = tokenizer.id_of(MESSAGE_START)
     messages_end = {n for n, token in enumerate(ids) if token == start and n}
     pictures = {n + 1 for n, token in enumerate(ids) if token == picture_end}
-    documents = pictures | _text_ends(prompt, ids, texts, tokenizer)
+    documents = pictures | _text_ends(prompt, ids, texts, tokenizer, encode)
     return Boundaries(tuple(sorted(messages_end | documents)), tuple(sorted(documents)))
 
 
-def _text_ends(prompt: str, ids: Sequence[int], texts: Sequence[str], tokenizer: Tokenizer) -> set[int]:
+def _text_ends(
+    prompt: str,
+    ids: Sequence[int],
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    encode: Callable[[int, int], list[int]],
+) -> set[int]:
     """The ends of `texts`, moved back to where no continuation changes the ids."""
     ends: set[int] = set()
     place = cut = num_ids = 0  # the prompt up to `cut` has `num_ids` ids
@@ -47,7 +58,7 @@ def _text_ends(prompt: str, ids: Sequence[int], texts: Sequence[str], tokenizer:
         stable = tokenizer.stable_end(prompt, place)
         if stable <= cut:
             continue
-        more = tokenizer.encode(prompt[cut:stable])
+        more = encode(cut, stable)
         if list(ids[num_ids : num_ids + len(more)]) == more:
             cut, num_ids = stable, num_ids + len(more)
             ends.add(num_ids)

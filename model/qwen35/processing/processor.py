@@ -5,18 +5,19 @@ and imports no torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from qwen35.config import ModelConfig
-from qwen35.errors import CheckpointError, InputError
+from qwen35.errors import CheckpointError, InputError, Qwen35Error
 from qwen35.messages import ImagePart, Message, Part, TextPart
 from qwen35.processing.boundaries import find_boundaries
 from qwen35.processing.image import ImageProcessor, TokenBounds
 from qwen35.processing.positions import mrope_positions
 from qwen35.processing.template import ChatTemplate, ends_in_reasoning, normalise
+from qwen35.processing.token_log import encode, find_logged
 from qwen35.processing.tokenizer import Tokenizer, unmarked
 
 # A picture that keeps this share of each side is not worth a note: sides are rounded to whole tokens.
@@ -97,16 +98,16 @@ class Processor:
         sizes = [self._plan(picture, image_bounds) for picture in pictures]
         notes = [note for i, size in enumerate(sizes) if (note := self._shrink_note(pictures[i], size))]
         if self.template is None:
-            prompt = self._plain_prompt(messages)
             notes.append("this model has no chat template: it continues the text instead of answering")
-        else:
-            prompt = self.template.render(messages, enable_thinking=enable_thinking)
-        short_ids = self.tokenizer.encode(prompt)
+        prompt = self._render(messages, enable_thinking)
+        logged = find_logged(prompt, messages, self.tokenizer)
+        short_ids = encode(prompt, logged, self.tokenizer)
         boundaries = find_boundaries(
             prompt,
             short_ids,
             documents,
             self.tokenizer,
+            lambda start, end: encode(prompt, logged, self.tokenizer, start, end),
             self.config.vision_end_token_id if pictures else None,
         )
         ids, media = self._expand(short_ids, pictures, sizes)
@@ -126,6 +127,33 @@ class Processor:
             document_ends=_expanded(boundaries.documents, media),
         )
 
+    def is_kept(
+        self, messages: Sequence[Message], answer: Message, *, enable_thinking: bool | None = None
+    ) -> bool:
+        """Whether the next prompt will begin with this one and all that was written as `answer` to it.
+
+        Told without a look at the pictures. `answer` has its `token_ids`. A template that refuses what
+        would be asked next keeps nothing.
+        """
+        to_come = Message.of_text("user", "-")  # whatever it will say
+        try:
+            first = [self._protect(message) for message in normalise(messages)]
+            then = [self._protect(message) for message in normalise([*messages, answer, to_come])]
+            prompt = self._render(first, enable_thinking)
+            longer = self._render(then, enable_thinking)
+        except Qwen35Error:
+            return False
+        if not longer.startswith(prompt):
+            return False
+        logged = find_logged(longer, then, self.tokenizer)
+        return bool(logged) and (logged[-1].start, logged[-1].ids) == (len(prompt), answer.token_ids)
+
+    def _render(self, messages: Sequence[Message], enable_thinking: bool | None) -> str:
+        """The prompt of protected messages, marks and all."""
+        if self.template is None:
+            return self._plain_prompt(messages)
+        return self.template.render(messages, enable_thinking=enable_thinking)
+
     def _documents(self, message: Message) -> list[str]:
         """The texts that something follows in their message, protected."""
         texts = [part.text for part in message.parts[:-1] if isinstance(part, TextPart)]
@@ -142,7 +170,7 @@ class Processor:
             TextPart(protect(part.text)) if isinstance(part, TextPart) else part for part in message.parts
         ]
         reasoning = None if message.reasoning is None else protect(message.reasoning)
-        return Message(message.role, tuple(parts), reasoning)
+        return replace(message, parts=tuple(parts), reasoning=reasoning)
 
     def _plan(self, picture: ImagePart, bounds: TokenBounds | None) -> tuple[int, int]:
         if self.image is None:

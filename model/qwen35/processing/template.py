@@ -6,6 +6,7 @@ The template is code from outside: it runs in jinja2's immutable sandbox, with t
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -101,9 +102,7 @@ def normalise(messages: Sequence[Message]) -> list[Message]:
     if not any(message.role == "user" for message in messages):
         raise InputError("The conversation has no user message. Ask something.")
     rest = [
-        Message(message.role, _join_texts(message.parts), message.reasoning)
-        for message in messages
-        if message.role != "system"
+        replace(message, parts=_join_texts(message.parts)) for message in messages if message.role != "system"
     ]
     texts = [text for message in system if (text := message.text.strip())]
     return [Message.of_text("system", "\n\n".join(texts)), *rest] if texts else rest

@@ -34,6 +34,7 @@ class Tokenizer:
         self._added = {token.content: token_id for token_id, token in added.items()}
         self._added_pattern = _any_of(self._added)
         self._special_pattern = _any_of([token.content for token in added.values() if token.special])
+        self._special_ids = {token_id for token_id, token in added.items() if token.special}
         # Added tokens may lie inside the vocabulary or after it, so neither count alone is the size.
         self.size = max([backend.get_vocab_size(with_added_tokens=False), *(i + 1 for i in added)])
         """Ids from here on are padding rows of the matrices: never sampled, never decoded."""
@@ -99,11 +100,19 @@ class Tokenizer:
         """
         return str(self._backend.decode(ids, skip_special_tokens=skip_special))
 
+    def spelled(self, ids: Sequence[int]) -> str | None:
+        """All that `ids` stand for as text; None where one is special, or not of this vocabulary."""
+        if any(i in self._special_ids or self.token_of(i) is None for i in ids):
+            return None
+        return self.decode(ids)
+
     def id_of(self, token: str) -> int | None:
         token_id: int | None = self._backend.token_to_id(token)
         return token_id
 
     def token_of(self, token_id: int) -> str | None:
+        if token_id < 0:
+            return None
         token: str | None = self._backend.id_to_token(token_id)
         return token
 

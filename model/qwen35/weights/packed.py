@@ -6,24 +6,21 @@ Mutable: `PackedModel` owns the weights' memory from `open` to `close`.
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwen35.config import ModelConfig
 from qwen35.errors import CheckpointError
-from qwen35.memory import available_memory
 from qwen35.weights.arena import Bytes, Extent, OnProgress, Reader, map_files
+from qwen35.weights.layout import EXPERTS
 from qwen35.weights.manifest import PACK_AGAIN, ExpertsEntry, Manifest, read_manifest
 from qwen35.weights.names import Projection
+from qwen35.weights.placement import LoadMode, Placement, place
 from qwen35.weights.quantize import dequantise
 from qwen35.weights.shapes import parameter_shapes
 from qwen35.weights.tiles import F32, matrix_bytes
-
-LoadMode = Literal["auto", "read", "mmap"]
-
-_ROOM = 0.9  # of the memory available that "auto" takes before it maps instead
 
 
 class PackedModel:
@@ -39,34 +36,42 @@ class PackedModel:
         config: ModelConfig,
         data: dict[str, Bytes],
         reader: Reader | None,
+        placement: Placement,
     ) -> None:
         """`reader`: what still fills `data`; None where all of it is there."""
         self.folder = folder
         self.manifest = manifest
         self.config = config
+        self.placement = placement
         self._data: dict[str, Bytes] | None = data
         self._reader = reader
 
     @classmethod
     def open(
-        cls, folder: Path, load: LoadMode = "auto", on_progress: OnProgress | None = None
+        cls,
+        folder: Path,
+        load: LoadMode = "auto",
+        on_progress: OnProgress | None = None,
+        ram: int | None = None,
     ) -> "PackedModel":
         """Check the manifest's own hash and every file's size, then map the weights or begin to read them.
 
         "read" copies them into memory of this process, in the background: `wait_for` what an address is used
-        for. "mmap" uses the system's cache in place, "auto" reads where all of it fits into the memory
-        available, and maps where not. `on_progress` hears in `wait_for` of bytes read and bytes in all.
+        for. "mmap" uses the system's cache in place, "auto" does as `weights.placement.place` says of `ram`
+        bytes; where it leaves experts on the disk, the text model's are not here but in an ExpertStore.
+        `on_progress` hears in `wait_for` of bytes read and bytes in all.
         Raises CheckpointError, and DoesNotFit where memory is short.
         """
         manifest = open_manifest(folder)
         config = packed_config(folder, manifest)
-        extents = [Extent(folder / name, manifest.files[name].size_bytes) for name in manifest.data_files]
-        if load == "auto":
-            load = "read" if manifest.data_bytes <= _ROOM * available_memory() else "mmap"
-        reader = Reader(extents, on_progress) if load == "read" else None
+        placement = place(manifest, config, load, ram)
+        names = list(manifest.data_files)
+        if placement.expert_bytes is not None:
+            names.remove(EXPERTS)
+        extents = [Extent(folder / name, manifest.files[name].size_bytes) for name in names]
+        reader = Reader(extents, on_progress) if placement.load == "read" else None
         arrays = reader.arrays if reader else map_files(extents)
-        data = dict(zip(manifest.data_files, arrays, strict=True))
-        return cls(folder, manifest, config, data, reader)
+        return cls(folder, manifest, config, dict(zip(names, arrays, strict=True)), reader, placement)
 
     def wait_for(self, prefix: str) -> None:
         """Return when all tensors and experts whose names begin so are in memory.
@@ -75,12 +80,12 @@ class PackedModel:
         """
         if self._reader is None:
             return
-        ends = dict.fromkeys(self.manifest.data_files, 0)
+        ends = dict.fromkeys(self._data or (), 0)
         for name, entry in self.manifest.tensors.items():
             if name.startswith(prefix):
                 ends[entry.file] = max(ends[entry.file], entry.offset + entry.size_bytes)
         for layer, experts in self.manifest.experts.items():
-            if f"{layer}.".startswith(prefix):
+            if f"{layer}.".startswith(prefix) and experts.file in ends:
                 end = experts.offset + experts.count * experts.stride
                 ends[experts.file] = max(ends[experts.file], end)
         for file, end in enumerate(ends.values()):
@@ -110,14 +115,18 @@ class PackedModel:
     def has_experts(self, layer: int | str) -> bool:
         return _layer_name(layer) in self.manifest.experts
 
-    def experts(self, layer: int | str) -> tuple[int, int, str]:
-        """Address of expert 0's record, bytes from one record to the next, and the format of all parts.
+    def experts(self, layer: int | str) -> tuple[int, int]:
+        """Address of expert 0's record, and bytes from one record to the next.
 
         `layer` is an index, or a prefix such as "mtp.layers.0". A record is gate (I, D), up (I, D) and
         down (D, I), one after another (tiles are multiples of 64 bytes).
         """
         entry = self.experts_entry(layer)
-        return self._address(entry.file, entry.offset), entry.stride, entry.format
+        return self._address(entry.file, entry.offset), entry.stride
+
+    def expert_format(self, layer: int | str) -> str:
+        """Of all parts of a layer's experts."""
+        return self.experts_entry(layer).format
 
     def experts_entry(self, layer: int | str) -> ExpertsEntry:
         """Where a layer's records lie on the disk, and their checksums."""

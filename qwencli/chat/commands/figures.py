@@ -8,6 +8,7 @@ from qwencli.errors import UsageError
 from qwencli.render.columns import facts, table
 
 _SHOWN = 50  # characters of a question
+_WHO = {"user": "question", "assistant": "answer", "compact": "summary"}
 
 
 def show_context(session: Session, argument: str) -> None:
@@ -20,13 +21,14 @@ def show_context(session: Session, argument: str) -> None:
             ("system", len(processor.tokenizer.encode(session.settings.system)), session.settings.system)
         )
     for stored, message in zip(chat.seen, chat.messages(), strict=True):
-        who = "question" if stored.role == "user" else "answer"
+        who = _WHO[stored.role]
         attached = "".join(f"[{Path(attachment.source).name}] " for attachment in stored.attachments)
         rows.append((who, count_tokens(processor, message, None), f"{attached}{stored.text}"))
     total = sum(count for _, count, _ in rows)
     cells = [(who, f"{count:,}", " ".join(text.split())[:_SHOWN]) for who, count, text in rows]
     kept = room_for_answer(limit, session.settings.max_tokens)
-    left_out = sum(message.role != "compact" for message in chat.path) - len(chat.seen)
+    seen = sum(message.role != "compact" for message in chat.seen)
+    left_out = sum(message.role != "compact" for message in chat.path) - seen
     lines = {
         "in all": f"about {total:,} of {limit:,} tokens ({total / limit:.0%})",
         "for an answer": f"at least {kept:,} tokens are kept",

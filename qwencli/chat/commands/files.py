@@ -1,8 +1,9 @@
-"""Commands that attach: /image, /file, /video and !COMMAND."""
+"""Commands that attach: /image, /paste, /file, /video and !COMMAND."""
 
 import subprocess
 
 from qwen35.errors import InputError
+from qwencli.chat.clipboard import read_picture
 from qwencli.chat.session import Session
 from qwencli.chat.typed import paths_in
 from qwencli.errors import UsageError
@@ -18,8 +19,13 @@ def attach_files(session: Session, argument: str) -> None:
 
 def attach_images(session: Session, argument: str) -> None:
     if not argument:
-        raise UsageError("Name a picture: /image PATH (or a URL).")
+        raise UsageError("Name a picture: /image PATH (or a URL). /paste takes the clipboard's.")
     session.attach(paths_in(argument))
+
+
+def paste_picture(session: Session, argument: str) -> None:
+    """The picture in the clipboard. Text is pasted by the terminal itself."""
+    session.attach_bytes("clipboard", read_picture())
 
 
 def attach_video(session: Session, argument: str) -> None:
@@ -30,9 +36,12 @@ def run_command(session: Session, command: str) -> None:
     """Run a command of the shell, show what it wrote, and attach it."""
     if not command:
         raise UsageError("Name a command whose output is attached: !ls -l")
-    done = subprocess.run(
-        command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    try:
+        done = subprocess.run(
+            command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; nothing is attached") from None
     output = done.stdout
     if len(output) > MAX_OUTPUT_BYTES:
         session.screen.note(f"of its {len(output):,} bytes only the last {MAX_OUTPUT_BYTES:,} are used")

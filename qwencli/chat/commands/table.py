@@ -1,7 +1,8 @@
 """All commands of the chat, by name, and how a line becomes one of them."""
 
 import difflib
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,9 +10,8 @@ from qwencli.chat.commands import choices, figures, files, turns
 from qwencli.chat.session import Session
 from qwencli.chat.typed import first_word, is_input, path_of
 from qwencli.errors import UsageError
-from qwencli.render.columns import facts
 
-Completes = Literal["path", "model", "chat", "setting", "command", "think", "export", "show"]
+Completes = Literal["path", "model", "chat", "setting", "command", "think", "export", "show", "compact"]
 
 
 class Leave(Exception):
@@ -37,19 +37,37 @@ def _help(session: Session, argument: str) -> None:
         return
     usages = {f"/{c.name} {c.argument}".rstrip(): c.help for c in COMMANDS.values()}
     usages |= {"!COMMAND": "Run it in the shell, and attach what it writes."}
-    session.screen.show(facts(usages) + "\n" + KEYS)
+    width = session.screen.width
+    keys = textwrap.fill(KEYS, min(width, _LINE_COLUMNS), break_on_hyphens=False)
+    session.screen.show(f"{_in_columns(usages, width)}\n\n{keys}")
+
+
+def _in_columns(usages: Mapping[str, str], width: int) -> str:
+    """Names beside their help, or above it on a narrow screen; broken between words."""
+    column = max(map(len, usages)) + 2
+    if width < column + _HELP_COLUMNS:
+        return "\n".join(
+            f"{name}\n{textwrap.fill(text, width, initial_indent='  ', subsequent_indent='  ')}"
+            for name, text in usages.items()
+        )
+    return "\n".join(
+        textwrap.fill(text, width, initial_indent=name.ljust(column), subsequent_indent=" " * column)
+        for name, text in usages.items()
+    )
 
 
 def _quit(session: Session, argument: str) -> None:
     raise Leave
 
 
-KEYS = """\
-@PATH in a question attaches a file; so does a file dropped on the terminal. A line that begins with
-a space is text, whatever it begins with. Alt-Enter or Ctrl-J begins a new line, and so does Enter
-after \"\"\" that is not closed yet. Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens the editor.
-Ctrl-C stops the answer and keeps it, Ctrl-D leaves.
-"""
+KEYS = (
+    "@PATH in a question attaches a file; so does a file dropped on the terminal. A line that begins with "
+    "a space is text, whatever it begins with. Alt-Enter or Ctrl-J begins a new line, and so does Enter "
+    'after """ that is not closed yet. Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens the editor. '
+    "Ctrl-C stops the answer and keeps it, Ctrl-D leaves."
+)
+_LINE_COLUMNS = 100  # of text that is to be read
+_HELP_COLUMNS = 40  # below which there is too little room beside a name
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -79,6 +97,7 @@ COMMANDS: dict[str, Command] = {
             "think",
         ),
         Command("image", "PATH ...", "Attach pictures to the next question.", files.attach_images, "path"),
+        Command("paste", "", "Attach the picture that is in the clipboard.", files.paste_picture),
         Command("video", "PATH", "Not supported yet.", files.attach_video),
         Command(
             "file",
@@ -114,7 +133,11 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("context", "", "Show what takes how much of the context.", figures.show_context),
         Command(
-            "compact", "[N]", "Leave out all turns but the last N of what the model sees.", turns.compact
+            "compact",
+            "[summary] [N]",
+            "Leave out all turns but the last N of what the model sees; summary: it sums them up first.",
+            turns.compact,
+            "compact",
         ),
         Command("stats", "", "Show counts and times of the last answer.", figures.show_stats),
         Command(
@@ -130,12 +153,13 @@ _OTHER_NAMES = {
     "regenerate": "retry",
     "new": "clear",
     "rewind": "undo",
+    "compress": "compact summary",
 }
 
 
 def find_command(name: str) -> Command:
     """The command of that name or of one that others use for it. Raises UsageError with a suggestion."""
-    name = _OTHER_NAMES.get(name, name)
+    name = _OTHER_NAMES.get(name, name).split()[0]
     if name in COMMANDS:
         return COMMANDS[name]
     close = difflib.get_close_matches(name, COMMANDS, 1)
@@ -151,6 +175,7 @@ def handle(session: Session, line: str) -> None:
         files.run_command(session, line[1:].strip())
     elif line.startswith("/") and not is_input(path_of(first_word(line))):
         name, *argument = line[1:].split(maxsplit=1)
-        find_command(name).run(session, "".join(argument).strip())
+        _, *implied = _OTHER_NAMES.get(name, name).split()
+        find_command(name).run(session, " ".join(implied + argument).strip())
     else:
         session.take(line)

@@ -1,13 +1,12 @@
 """Commands that move through the conversation, or take it elsewhere."""
 
-import shutil
-import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
 from qwen35.errors import InputError
+from qwencli.chat.clipboard import copy_text
 from qwencli.chat.context import count_tokens, turns_that_fit
 from qwencli.chat.session import Session
 from qwencli.conversations.export import FORMATS, ending_of, when, write_export
@@ -18,15 +17,8 @@ from qwencli.render.columns import table
 from qwencli.render.safe import one_line
 
 _SHOWN = 60  # characters of a message in a list
+SUMMARY = "summary"
 _GO_ON = "Continue your last answer exactly where it stopped."
-# Programs that take the clipboard's text on standard input.
-_CLIPBOARDS = (
-    ("wl-copy",),
-    ("xclip", "-selection", "clipboard"),
-    ("xsel", "--clipboard", "--input"),
-    ("pbcopy",),
-    ("clip.exe",),
-)
 
 
 def clear(session: Session, argument: str) -> None:
@@ -39,10 +31,10 @@ def undo(session: Session, argument: str) -> None:
     taken = session.conversation.rewind(_number(argument, 1))
     if not taken:
         raise UsageError("There is nothing to take back.")
-    if taken[0].role == "compact" and len(taken) == 1:
+    if question := next((message for message in taken if message.role == "user"), None):
+        session.screen.say(f"took back: {_first_line(question)}; it stays saved (/branch)")
+    if any(message.role == "compact" for message in taken):
         session.screen.say("the turns that /compact left out are back")
-    else:
-        session.screen.say(f"took back: {_first_line(taken[0])}; it stays saved (/branch)")
 
 
 def retry(session: Session, argument: str) -> None:
@@ -125,7 +117,8 @@ def history(session: Session, argument: str) -> None:
     lines = []
     for message in session.conversation.path:
         if message.role == "compact":
-            lines.append("--- older turns are left out of what the model sees ---")
+            summary = f", but for this summary:\n{message.text}" if message.text else " ---"
+            lines.append(f"--- older turns are left out of what the model sees{summary}")
             continue
         attached = "".join(f"[{a.source}] " for a in message.attachments)
         ending = f"  ({ending_of(message)})" if message.role == "assistant" and ending_of(message) else ""
@@ -138,13 +131,9 @@ def copy(session: Session, argument: str) -> None:
     answer = session.conversation.last_answer
     if answer is None:
         raise UsageError("There is no answer to copy.")
-    for program in _CLIPBOARDS:
-        if shutil.which(program[0]) is None:
-            continue
-        done = subprocess.run(program, input=answer.text.encode(), stderr=subprocess.DEVNULL, timeout=5)
-        if done.returncode == 0:
-            session.screen.say(f"copied the answer ({program[0]})")
-            return
+    if program := copy_text(answer.text):
+        session.screen.say(f"copied the answer ({program})")
+        return
     if not session.screen.is_terminal:
         raise InputError("There is no clipboard here: no program for it was found, and no terminal.")
     # OSC 52: many terminals take a text for the clipboard so, also through ssh.
@@ -167,28 +156,40 @@ def export(session: Session, argument: str) -> None:
 
 
 def compact(session: Session, argument: str) -> None:
-    """Leave old turns out of what the model sees: all but the last N, or but those of half the context."""
+    """Leave old turns out of what the model sees: all but the last N, or but those of half the context.
+
+    "summary" before N: it sees a summary in their place, which it writes itself.
+    """
+    word, _, rest = argument.partition(" ")
+    if word == SUMMARY:
+        argument = rest.strip()
     chat = session.conversation
-    seen = chat.seen
-    num_turns = sum(message.role == "user" for message in seen)
+    num_turns = chat.num_turns
     processor = session.model.processor()
     counts = [count_tokens(processor, message, None) for message in chat.messages()]
     if argument:
-        num_kept = _number(argument, 1)
+        num_kept = _number(argument, 1, least=0)
     else:
-        num_kept = min(turns_that_fit(seen, counts, session.context_limit() // 2), num_turns - 1)
-    if not 0 < num_kept < num_turns:
+        num_kept = min(turns_that_fit(chat.seen, counts, session.context_limit() // 2), num_turns - 1)
+    if not 0 <= num_kept < num_turns:
         raise UsageError(
             f"There is nothing to leave out: the model sees {num_turns} turn{'s'[: num_turns != 1]}."
         )
-    dropped = chat.compact(num_kept)
     num_dropped = num_turns - num_kept
+    turns = f"{num_dropped} turn{'s'[: num_dropped != 1]}"
+    if word == SUMMARY:
+        dropped = session.summarise(num_kept)
+        length = count_tokens(processor, chat.messages(end=1)[0], None)
+        did, into = f"summed up {turns}", f", in about {length:,}"
+    else:
+        dropped = chat.compact(num_kept)
+        did, into = f"left out {turns}", ""
     session.screen.say(
-        f"left out {num_dropped} turn{'s'[: num_dropped != 1]}, about {sum(counts[: len(dropped)]):,} of "
-        f"{sum(counts):,} tokens; they stay saved, and /undo takes this back:"
+        f"{did}, about {sum(counts[: len(dropped)]):,} of {sum(counts):,} tokens{into}; they stay saved, "
+        "and /undo takes this back:"
     )
     for message in dropped:
-        if message.role == "user":
+        if message.role != "assistant":
             session.screen.say(f"  {_first_line(message)}")
 
 
@@ -221,9 +222,9 @@ def _first_line(message: StoredMessage) -> str:
     return lines[0] if len(lines[0]) <= _SHOWN else lines[0][: _SHOWN - 1] + "…"
 
 
-def _number(argument: str, default: int) -> int:
+def _number(argument: str, default: int, least: int = 1) -> int:
     if not argument:
         return default
-    if not argument.isdecimal() or int(argument) < 1:
-        raise UsageError(f"{argument!r} is not a number of at least 1.")
+    if not argument.isdecimal() or int(argument) < least:
+        raise UsageError(f"{argument!r} is not a number of at least {least}.")
     return int(argument)

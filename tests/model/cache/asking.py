@@ -63,6 +63,7 @@ class Answer:
     pictures: int  # that were encoded
     logits: NDArray[np.float32]  # (steps, vocabulary)
     notes: list[str] = field(default_factory=list)
+    token_ids: tuple[int, ...] = ()  # that it was written in
 
     @property
     def result(self) -> tuple[str, bytes]:
@@ -92,6 +93,7 @@ def ask(engine: Engine, messages: Sequence[Message], *, close: bool = True, **op
         counting.pictures,
         np.array(counting.logits),
         notes,
+        finished.token_ids,
     )
 
 

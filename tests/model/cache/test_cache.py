@@ -22,7 +22,6 @@ from tests.model.cache.asking import (
     GREEDY,
     Answer,
     ask,
-    assert_tidy,
     assistant,
     blobs_of,
     engine_of,
@@ -347,37 +346,6 @@ def test_a_state_within_a_picture_is_never_kept(model: Path, states: Path) -> No
     warm = ask(engine_of(model, states), [user(words(4080), BIG, "second")])
     assert warm.cached_tokens == 6 + 4080 + 66
     assert warm.result == ask(engine_of(model), [user(words(4080), BIG, "second")]).result
-
-
-def test_budgets_hold(model: Path, states: Path) -> None:
-    budgets_hold(model, states, 60)
-
-
-@pytest.mark.long
-def test_budgets_hold_over_500_mixed_requests(model: Path, states: Path) -> None:
-    budgets_hold(model, states, 500)
-
-
-def budgets_hold(model: Path, states: Path, num_requests: int) -> None:
-    disk, ram = 600_000, 400_000
-    engine = engine_of(model, states, disk=disk, ram=ram)
-    assert engine.cache is not None
-    rng = np.random.default_rng(0)
-    largest = 0
-    for number in range(num_requests):
-        topic = int(rng.integers(30))
-        parts: list[str | ImagePart] = [words(int(rng.integers(20, 300)), seed=topic)]
-        if topic % 3 == 0:
-            parts.append(picture(topic, 64, 64))
-        ask(engine, [user(*parts, f" {rng.integers(5)}")], close=number % 4 == 0, max_tokens=1)
-        assert sum(state.size_bytes for state in engine.cache._ram.values()) <= ram * 1.05
-        if number % 4 == 0:
-            on_disk = sum(path.stat().st_size for path in blobs_of(states))
-            largest = max(largest, on_disk)
-            assert on_disk <= disk * 1.05
-    engine.close()
-    assert largest > disk / 2  # the budget was of use
-    assert_tidy(states)
 
 
 def test_boundaries_of_what_was_asked_are_all_found(model: Path, states: Path) -> None:

@@ -1,5 +1,6 @@
 """Random conversations through one cache, with edits, branches and pictures: no answer may change."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,8 @@ class Drive:
         answer = ask(self.engine, question, close=False)
         again = ask(self.plain, question)
         assert answer.result == again.result
-        self.messages = [*question, assistant(answer.text)]
+        said = replace(assistant(answer.text), token_ids=answer.token_ids)
+        self.messages = [*question, said]
         self.earlier.append(self.messages)
 
 

@@ -18,6 +18,7 @@ from tests.model.cache.asking import assert_tidy, blobs_of
 from tests.model.cache.saved import (
     MODEL,
     PLENTY,
+    at_each_write,
     find,
     flip,
     random_state,
@@ -181,3 +182,26 @@ def test_any_long_use_of_it(
     tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[str, int, int]]
 ) -> None:
     run_acts(tmp_path_factory.mktemp("acts") / "states", acts)
+
+
+def test_room_is_made_before_a_state_is_written(states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(Store(states, PLENTY), 600)
+    size = sum(path.stat().st_size for path in blobs_of(states))
+    seen: list[int] = []
+    at_each_write(
+        monkeypatch, lambda _: seen.append(sum(p.stat().st_size for p in (states / "blobs").iterdir()))
+    )
+    budget = size * 3 // 2
+    for seed in range(1, 4):
+        save(Store(states, budget), 600, seed)
+    assert size <= max(seen) <= budget
+    assert [find(Store(states, budget), 600, seed) is not None for seed in range(4)] == [False] * 3 + [True]
+    assert_tidy(states)
+
+
+def test_what_does_not_fit_leaves_the_rest_alone(states: Path) -> None:
+    save(Store(states, PLENTY), 40)
+    size = sum(path.stat().st_size for path in blobs_of(states))
+    save(Store(states, size), 600, 1)
+    assert find(Store(states, size), 40) is not None
+    assert_tidy(states)

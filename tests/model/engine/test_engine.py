@@ -89,7 +89,7 @@ def test_the_answer_does_not_depend_on_the_chunks_of_the_prefill(
 ) -> None:
     wanted = request(picture(), picture(40, 200))
     whole = run(engine, wanted)[1].answer
-    monkeypatch.setattr("qwen35.engine.engine.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(engine.backend, "prefill_chunk", chunk)
     assert run(engine, wanted)[1].answer == whole
 
 

@@ -20,7 +20,8 @@ from qwen35.weights.arena import Extent, Reader
 from qwen35.weights.layout import EXPERTS, TEXT, VISION
 from qwen35.weights.manifest import MANIFEST, read_manifest
 from qwen35.weights.pack import pack
-from qwen35.weights.packed import LoadMode, PackedModel
+from qwen35.weights.packed import PackedModel
+from qwen35.weights.placement import LoadMode
 from qwen35.weights.verify import verify
 from tests.model.checkpoint import write_checkpoint
 from tests.model.reference import MOE, reference_model
@@ -74,7 +75,7 @@ def test_every_way_to_load_gives_the_same_bytes(whole: Path, load: LoadMode) -> 
             data = ctypes.string_at(address, entry.size_bytes)
             assert hashlib.sha256(data).hexdigest() == entry.sha256, name
         for index, layer in [*enumerate(list(manifest.experts)[:4]), ("mtp.layers.0", "mtp.layers.0")]:
-            address, stride, format_name = model.experts(index)
+            (address, stride), format_name = model.experts(index), model.expert_format(index)
             assert (address % 4096, stride % 4096, format_name) == (0, 0, "q4")
             for e, sha256 in enumerate(manifest.experts[layer].sha256):
                 record = ctypes.string_at(address + e * stride, stride)
@@ -175,7 +176,7 @@ def test_too_little_memory_is_said(whole: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_auto_maps_what_does_not_fit(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen35.weights.packed.available_memory", lambda: 1000)
+    monkeypatch.setattr("qwen35.weights.placement.available_memory", lambda: 1000)
     monkeypatch.setattr("qwen35.weights.packed.Reader", lambda *_: pytest.fail("read"))
     PackedModel.open(whole).close()
 

@@ -6,17 +6,21 @@ cut into pieces, nor on the number of threads: bit for bit.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import accumulate
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen35.backends.native.layers import Layers, Weights, pointer
+from qwen35.backends.base import OFFLOADED_CHUNK, PREFILL_CHUNK
+from qwen35.backends.native.layers import Layer, Layers, Weights, pointer
 from qwen35.backends.native.library import Batch, Context, Library, forced_isa
 from qwen35.backends.native.places import BlockTable, address, linear_places
 from qwen35.backends.native.rotary import Floats, TextRotary
 from qwen35.backends.native.vision import encode_pictures
+from qwen35.events import ExpertUse
+from qwen35.experts.store import ExpertStore
 from qwen35.state import KVBlocks, LinearMemory, ModelState
 
 # Part of every cache key. All instruction sets, thread counts and batch sizes have the same numerics.
@@ -33,16 +37,35 @@ class NativeBackend:
     numerics = NUMERICS
 
     def __init__(
-        self, library: Library, weights: Weights, *, num_threads: int = 1, isa: str | None = None
+        self,
+        library: Library,
+        weights: Weights,
+        *,
+        num_threads: int = 1,
+        isa: str | None = None,
+        store: ExpertStore | None = None,
     ) -> None:
+        """`store`: where the experts are that `weights` does not hold."""
         self.config = weights.config
         self._context = Context(library, num_threads, forced_isa() if isa is None else isa)
-        self._layers = Layers(weights)
+        self._store = store
+        self._slot_outputs = np.empty(0, np.float32)
+        # A longer chunk finds more to do with each expert that is read for it.
+        self.prefill_chunk = PREFILL_CHUNK if store is None else OFFLOADED_CHUNK
+        self._layers = Layers(weights, store.tables if store else None)
         self._block_table = BlockTable()
         self._rotary = TextRotary(self.config.text.rope, self.config.text.rotary_dim)
         media = (self.config.image_token_id, self.config.video_token_id)
         self._media_ids = [token for token in media if token is not None]
         self.name = f"native ({self._context.isa}, {num_threads} threads)"
+
+    @property
+    def expert_use(self) -> ExpertUse | None:
+        return self._store.use if self._store else None
+
+    def close(self) -> None:
+        if self._store:
+            self._store.close()
 
     def new_state(self) -> ModelState:
         return ModelState(self.config.text, STATE_DTYPE)
@@ -94,6 +117,8 @@ class NativeBackend:
         M tokens of the only sequence, or one token of each.
         """
         M, moe, call = len(x), self.config.text.moe, self._context.call
+        if self._store:
+            self._store.make_room()
         counts = [M] if len(states) == 1 else [1] * M
         starts = np.array([0, *accumulate(counts)], np.int32)
         lengths = np.array([state.num_tokens for state in states], np.int32)
@@ -118,7 +143,38 @@ class NativeBackend:
                 call("qw_attention", layer.mixer, batch, address(places), x_at, h_at, chosen_at, weights_at)
             if layer.records is None:
                 call("qw_mlp", layer.mlp, M, h_at, x_at)
-            else:
+            elif self._store is None:
                 call("qw_moe", layer.mlp, M, h_at, chosen_at, weights_at, layer.records, x_at)
+            else:
+                self._run_experts(self._store, index, layer, h, chosen, weights, x)
         for state, count in zip(states, counts, strict=True):
             state.num_tokens += count
+
+    def _run_experts(
+        self,
+        store: ExpertStore,
+        index: int,
+        layer: Layer,
+        h: Floats,
+        chosen: NDArray[np.int32],
+        weights: Floats,
+        x: Floats,
+    ) -> None:
+        """x += what the layer's experts make of h, batch by batch as the store brings them."""
+        M, call = len(x), self._context.call
+        h_at, chosen_at, weights_at, x_at = map(address, (h, chosen, weights, x))
+        batches = store.fetch(index, chosen)
+        if batches is None:
+            call("qw_moe", layer.mlp, M, h_at, chosen_at, weights_at, layer.records, x_at)
+            return
+        size = M * (chosen.shape[1] + 1) * x.shape[1]
+        if self._slot_outputs.size < size:
+            self._slot_outputs = np.empty(size, np.float32)
+        y_at = address(self._slot_outputs)
+        shared_at = y_at + 4 * M * chosen.shape[1] * x.shape[1]
+        with closing(batches):
+            for number, wanted in enumerate(batches):
+                shared = None if number else shared_at
+                places = (h_at, chosen_at, layer.records, address(wanted), y_at, shared)
+                call("qw_experts", layer.mlp, M, *places)
+        call("qw_sum_experts", layer.mlp, M, weights_at, y_at, shared_at, x_at)

@@ -4,6 +4,7 @@ So the first prefill follows behind the reader of the weights, layer by layer.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
@@ -44,9 +45,11 @@ class Weights(Protocol):
 
     def vector(self, name: str) -> NDArray[np.float32]: ...
 
-    def experts(self, layer: int) -> tuple[int, int, str]:
-        """Address of expert 0's record, bytes to the next one, format."""
+    def experts(self, layer: int) -> tuple[int, int]:
+        """Address of expert 0's record, bytes to the next one."""
         ...
+
+    def expert_format(self, layer: int) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,8 +68,10 @@ class Layers:
     Keeps alive the arrays that were made for the library; the weights themselves belong to `weights`.
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, expert_tables: Sequence[NDArray[np.uintp]] | None = None) -> None:
+        """`expert_tables`: by layer, where its experts (E) are; None: `weights` holds them all."""
         self._weights = weights
+        self._expert_tables = expert_tables
         self._kept: list[object] = [weights]
         _check_sizes(weights.config)
         self._layers: list[Layer] = []
@@ -125,7 +130,7 @@ class Layers:
         if text.moe is None:
             return Layer(is_linear, mixer, pointer(self._mlp(prefix + "mlp.")), None)
         D, size, moe = text.hidden_size, text.moe.moe_intermediate_size, text.moe
-        address, stride, format_name = self._weights.experts(index)
+        format_name = self._weights.expert_format(index)
         mlp = Moe(
             self._mlp(prefix + "mlp.shared_expert."),
             self._matrix(prefix + "mlp.shared_expert_gate.weight"),
@@ -135,7 +140,11 @@ class Layers:
             moe.num_experts,
             moe.num_experts_per_tok,
         )
-        records = np.arange(moe.num_experts, dtype=np.uintp) * np.uintp(stride) + np.uintp(address)
+        if self._expert_tables is not None:
+            records = self._expert_tables[index]
+        else:
+            address, stride = self._weights.experts(index)
+            records = np.arange(moe.num_experts, dtype=np.uintp) * np.uintp(stride) + np.uintp(address)
         return Layer(is_linear, mixer, pointer(mlp), self._keep(records))
 
     def _after(self, text: TextConfig, prefix: str) -> After:

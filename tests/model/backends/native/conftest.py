@@ -1,22 +1,13 @@
-"""The library, and contexts on each kind of kernels that runs here."""
+"""Contexts on each kind of kernels that runs here."""
 
 from collections.abc import Callable
 
 import pytest
 
-from qwen35.backends.native.library import Context, Library, load
+from qwen35.backends.native.library import Context, Library
 from qwen35.errors import DoesNotFit
 
 ISAS = ("scalar", "avx2", "avx512", "neon")
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """As a user gets it: from the installation, or compiled once."""
-    found, reason = load(tmp_path_factory.mktemp("compiled"), lambda: None)
-    if found is None:
-        pytest.skip(f"no native library on this platform: {reason}")
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,9 @@ class MemoryWeights:
     def vector(self, name: str) -> NDArray[np.float32]:
         return self._vectors[name]
 
-    def experts(self, layer: int) -> tuple[int, int, str]:
-        data, stride, format_name = self._experts[layer]
-        return data.ctypes.data, stride, format_name
+    def experts(self, layer: int) -> tuple[int, int]:
+        data, stride, _ = self._experts[layer]
+        return data.ctypes.data, stride
+
+    def expert_format(self, layer: int) -> str:
+        return self._experts[layer][2]

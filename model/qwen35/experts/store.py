@@ -1,0 +1,318 @@
+"""Which experts are in memory, and how the others get there.
+
+Each layer keeps the experts that were chosen most, as many as its equal share of the arena holds; a choice
+counts half as much after HALF_LIFE tokens. So does a token of a long prompt, which needs nearly all experts:
+what its end needed is kept. (benchmarks/expert_policies.py measures this against other policies.) What a call
+needs beside them is read into slots that no layer owns, and stays where it now counts more than another.
+"""
+
+import hashlib
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen35.errors import CheckpointError, DoesNotFit
+from qwen35.events import ExpertUse
+from qwen35.experts.files import RecordFile
+from qwen35.experts.hot import read_hot, write_hot
+from qwen35.experts.readers import Read, Readers
+from qwen35.memory import allocate, available_memory, release, resident_memory
+from qwen35.weights.manifest import PACK_AGAIN, ExpertsEntry
+
+NUM_READERS = 8
+BATCH = 16  # experts that are computed while as many are being read
+HALF_LIFE = 64  # tokens
+STAGING = 2 * BATCH  # slots that no layer owns, or as many as a layer has experts
+RESERVE = 300 << 20  # bytes that are left to other programs
+
+
+class ExpertStore:
+    """The experts of all layers behind one arena of slots. Mutable; one owner, who calls from one thread.
+
+    `tables[layer]` (E) are the addresses of the records that are in memory, as the kernels take them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        layers: Sequence[ExpertsEntry],
+        num_bytes: int,
+        *,
+        ram_bytes: int | None = None,
+        hot: Path | None = None,
+    ) -> None:
+        """An arena of `num_bytes` for the experts of all layers, whose records lie in `folder`.
+
+        With `ram_bytes` it gives room back where the process grows beyond that. `hot`: a file that says what
+        the last run had in memory, which is read ahead, and what this one has, when it is closed. Raises
+        DoesNotFit, and CheckpointError.
+        """
+        self._layers = layers
+        self._stride = max(entry.stride for entry in layers)
+        num_experts = [entry.count for entry in layers]
+        self._staging = min(STAGING, max(num_experts))
+        num_slots = min(num_bytes // self._stride, sum(num_experts) + self._staging)
+        assert num_slots > 0, "the placement leaves room for one expert at least"
+        try:
+            self._memory = allocate(num_slots * self._stride)
+        except (OSError, ValueError, MemoryError, OverflowError):
+            raise DoesNotFit(
+                f"No memory for {num_bytes / 1e9:.1f} GB of experts. Use a smaller --ram."
+            ) from None
+        self._arena = np.frombuffer(self._memory, np.uint8)
+        self._free = list(range(num_slots - 1, -1, -1))
+        self._num_slots = num_slots
+        self._share = self._share_of(num_slots)
+        self.tables = [np.zeros(count, np.uintp) for count in num_experts]
+        self._slots = [np.full(count, -1, np.int32) for count in num_experts]
+        self._scores = [np.zeros(count) for count in num_experts]
+        self._weights = [1.0 for _ in layers]  # of the next token's choices
+        self._ram_bytes, self._looked_at = ram_bytes, 0.0
+        self._ahead: list[dict[int, tuple[int, Read]]] = [{} for _ in layers]  # on their way, for later
+        self._sums: list[dict[int, int]] = [{} for _ in layers]  # of records that were found whole
+        self._files = {name: RecordFile(str(folder / name)) for name in {entry.file for entry in layers}}
+        self._readers = Readers(NUM_READERS)
+        self._hits = self._misses = self._bytes_read = 0
+        self._stall_s = 0.0
+        self._hot = hot
+        if hot:
+            self.read_ahead(read_hot(hot))
+
+    @property
+    def use(self) -> ExpertUse:
+        return ExpertUse(
+            self._hits, self._misses, self._bytes_read, self._stall_s, self._num_slots * self._stride
+        )
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether records pass by the system's cache."""
+        return all(file.is_direct for file in self._files.values())
+
+    def fetch(self, layer: int, chosen: NDArray[np.int32]) -> Generator[NDArray[np.uint8]] | None:
+        """Bring the experts `chosen` (M, A) into memory, in batches: masks (E) of those that are there.
+
+        Each of them is in one of the batches, and there until the next is asked for. The first holds those
+        that need not be read, and may be empty. None where all of them are there and stay. The batches raise
+        CheckpointError where a record cannot be read or is damaged.
+        """
+        slots = self._slots[layer]
+        self._count(layer, chosen)
+        needed = np.unique(chosen).astype(np.intp)
+        self._collect(layer)
+        missing = needed[slots[needed] < 0].tolist()
+        self._hits += len(needed) - len(missing)
+        self._misses += len(missing)
+        kept = self._kept(layer, needed)
+        is_needed = np.zeros(len(slots), np.bool_)
+        is_needed[needed] = True
+        for expert in _indices((slots >= 0) & ~is_needed & ~kept):
+            self._drop(layer, expert)
+        here = (slots >= 0) & is_needed
+        if not missing and kept[needed].all():
+            return None
+        return self._batches(layer, missing, here, kept)
+
+    def _batches(
+        self, layer: int, missing: list[int], here: NDArray[np.bool_], kept: NDArray[np.bool_]
+    ) -> Generator[NDArray[np.uint8]]:
+        slots = self._slots[layer]
+        coming: list[tuple[int, int, Read]] = []
+        try:
+            missing = self._join(layer, missing, coming)
+            self._submit(layer, missing, coming)
+            yield here.view(np.uint8)
+            for expert in _indices(here & ~kept):
+                self._drop(layer, expert)
+            while missing or coming:
+                self._submit(layer, missing, coming)
+                batch = self._arrived(coming, all_of_them=not missing and len(coming) <= BATCH)
+                mask = np.zeros(len(slots), np.uint8)
+                for expert, slot, _ in batch:
+                    self._place(layer, expert, slot)
+                    mask[expert] = 1
+                yield mask
+                for expert, _, _ in batch:
+                    if not kept[expert]:
+                        self._drop(layer, expert)
+        finally:
+            for _, slot, read in coming:  # after an error, or where nobody asked on
+                if not self._readers.cancel(read):
+                    self._readers.wait(read)
+                self._free.append(slot)
+
+    def read_ahead(self, wanted: Mapping[int, Sequence[int]]) -> None:
+        """Begin to read experts, by layer, that are likely to be needed: as many as there is room for."""
+        for layer, experts in wanted.items():
+            if not 0 <= layer < len(self._layers):
+                continue
+            for expert in [e for e in experts if 0 <= e < len(self._slots[layer])][: self._share]:
+                is_new = self._slots[layer][expert] < 0 and expert not in self._ahead[layer]
+                if is_new and len(self._free) > self._staging:
+                    slot = self._free.pop()
+                    read = self._read(layer, expert, slot)
+                    self._ahead[layer][expert] = slot, read
+                    self._readers.submit(read, is_urgent=False)
+
+    def hot(self) -> dict[int, list[int]]:
+        """By layer, the experts that are in memory, the most chosen first."""
+        found = {}
+        for layer, (slots, scores) in enumerate(zip(self._slots, self._scores, strict=True)):
+            here = np.flatnonzero(slots >= 0)
+            found[layer] = here[np.argsort(-scores[here], kind="stable")].tolist()
+        return found
+
+    def make_room(self) -> None:
+        """Shrink where this process is larger than it may be, or other programs need the memory.
+
+        To be called between two steps of the model; it looks twice a second at most.
+        """
+        now = time.monotonic()
+        if now - self._looked_at < 0.5:
+            return
+        self._looked_at = now
+        excess = RESERVE - available_memory()
+        if self._ram_bytes is not None:
+            excess = max(excess, resident_memory() - self._ram_bytes)
+        if excess > 0:
+            self.shrink(excess)
+
+    def shrink(self, num_bytes: int) -> None:
+        """Give back at least `num_bytes` of the arena, or as much as can be missed, to the system."""
+        least = self._staging + len(self._layers)
+        goal = max(least, self._num_slots - -(-num_bytes // self._stride))
+        if goal >= self._num_slots:
+            return
+        self._share = self._share_of(goal)
+        for layer, slots in enumerate(self._slots):
+            self._collect(layer)
+            here = np.flatnonzero(slots >= 0)
+            for expert in here[np.argsort(self._scores[layer][here])][: max(0, len(here) - self._share)]:
+                self._drop(layer, int(expert))
+        while self._num_slots > goal and self._free:
+            release(self._memory, *self._bounds(self._free.pop()))
+            self._num_slots -= 1
+
+    def close(self) -> None:
+        """End all reads. To close twice is nothing."""
+        if self._hot and self._misses:
+            write_hot(self._hot, self.hot())
+        self._hot = None
+        self._readers.close()
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+    def _count(self, layer: int, chosen: NDArray[np.int32]) -> None:
+        """Let a choice weigh more from token to token: the same as counts that fade."""
+        M, A = chosen.shape
+        weights = self._weights[layer] * 2.0 ** (np.arange(M) / HALF_LIFE)
+        np.add.at(self._scores[layer], chosen.ravel(), np.repeat(weights, A))
+        self._weights[layer] *= 2.0 ** (M / HALF_LIFE)
+        if self._weights[layer] > 1e100:
+            self._scores[layer] /= self._weights[layer]
+            self._weights[layer] = 1.0
+
+    def _share_of(self, num_slots: int) -> int:
+        return max(0, num_slots - self._staging) // len(self._layers)
+
+    def _kept(self, layer: int, needed: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """The experts that the layer will own after this call: those chosen most."""
+        candidates = self._slots[layer] >= 0
+        candidates[needed] = True
+        kept = np.flatnonzero(candidates)
+        room = max(0, self._share - sum(e not in needed for e in self._ahead[layer]))
+        if len(kept) > room:
+            kept = kept[np.argsort(-self._scores[layer][kept], kind="stable")[:room]]
+        mask = np.zeros(len(candidates), np.bool_)
+        mask[kept] = True
+        return mask
+
+    def _collect(self, layer: int) -> None:
+        """Take over what was read ahead and is there."""
+        for expert, (slot, read) in list(self._ahead[layer].items()):
+            if read.is_done:
+                del self._ahead[layer][expert]
+                if read.error is None:
+                    self._place(layer, expert, slot)
+                else:  # whoever needs it will read it again, and say what is wrong
+                    self._free.append(slot)
+
+    def _join(self, layer: int, missing: list[int], coming: list[tuple[int, int, Read]]) -> list[int]:
+        """Wait with the others for what is on its way already. Returns the rest of the missing ones."""
+        rest = []
+        for expert in missing:
+            if expert in self._ahead[layer]:
+                slot, read = self._ahead[layer].pop(expert)
+                self._readers.hurry(read)
+                coming.append((expert, slot, read))
+            else:
+                rest.append(expert)
+        return rest
+
+    def _submit(self, layer: int, missing: list[int], coming: list[tuple[int, int, Read]]) -> None:
+        """Begin as many reads as there are free slots."""
+        while missing and self._free and len(coming) < self._staging:
+            expert, slot = missing.pop(0), self._free.pop()
+            read = self._read(layer, expert, slot)
+            coming.append((expert, slot, read))
+            self._readers.submit(read, is_urgent=True)
+
+    def _arrived(
+        self, coming: list[tuple[int, int, Read]], *, all_of_them: bool
+    ) -> list[tuple[int, int, Read]]:
+        """Wait for the next batch of reads, and take it out of `coming`."""
+        start = time.perf_counter()
+        batch = coming[: len(coming) if all_of_them else max(1, min(BATCH, len(coming) // 2))]
+        for _, _, read in batch:
+            self._readers.wait(read)
+        self._stall_s += time.perf_counter() - start
+        for _, _, read in batch:
+            if read.error is not None:
+                raise read.error
+        del coming[: len(batch)]
+        return batch
+
+    def _bounds(self, slot: int) -> tuple[int, int]:
+        return slot * self._stride, (slot + 1) * self._stride
+
+    def _place(self, layer: int, expert: int, slot: int) -> None:
+        self._slots[layer][expert] = slot
+        self.tables[layer][expert] = self._arena.ctypes.data + slot * self._stride
+
+    def _drop(self, layer: int, expert: int) -> None:
+        self._free.append(int(self._slots[layer][expert]))
+        self._slots[layer][expert] = -1
+        self.tables[layer][expert] = 0
+
+    def _read(self, layer: int, expert: int, slot: int) -> Read:
+        entry = self._layers[layer]
+        begin, _ = self._bounds(slot)
+        record = self._arena[begin : begin + entry.stride]
+
+        def work() -> None:
+            self._files[entry.file].read_into(entry.offset + expert * entry.stride, record.data)
+            self._check(layer, expert, record)
+
+        self._bytes_read += entry.stride
+        return Read(work)
+
+    def _check(self, layer: int, expert: int, record: NDArray[np.uint8]) -> None:
+        """The first time against the manifest, later against a sum that costs a tenth of it."""
+        own = int(record.view(np.uint64).sum())
+        known = self._sums[layer].get(expert)
+        if known is None and hashlib.sha256(record.data).hexdigest() == self._layers[layer].sha256[expert]:
+            known = self._sums[layer][expert] = own
+        if known != own:
+            path = self._files[self._layers[layer].file].path
+            raise CheckpointError(
+                f"{path}: expert {expert} of layer {layer} is damaged. {PACK_AGAIN}", path=path
+            )
+
+
+def _indices(mask: NDArray[np.bool_]) -> list[int]:
+    indices: list[int] = np.flatnonzero(mask).tolist()
+    return indices
