@@ -1,6 +1,6 @@
 """What the engine tells while it works. Renderers, JSON, batch and server consume the same events."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "interrupted"]
@@ -47,6 +47,9 @@ class ExpertUse:
     @property
     def hit_rate(self) -> float:
         return self.hits / (self.hits + self.misses) if self.hits + self.misses else 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self) | {"hit_rate": round(self.hit_rate, 4), "stall_s": round(self.stall_s, 4)}
 
     def since(self, earlier: "ExpertUse") -> "ExpertUse":
         return ExpertUse(

@@ -75,6 +75,8 @@ def toolbar(session: Session) -> str:
         parts.append(f"reused {usage['cached_tokens']:,}/{usage['prompt_tokens']:,}")
     if timings and timings["decode_tokens_per_s"]:
         parts.append(f"{timings['decode_tokens_per_s']:,.1f} tok/s")
+    if session.answered and (experts := session.answered[-1].experts):
+        parts.append(f"{experts.hit_rate:.0%} of experts in memory")
     parts.append(f"{psutil.Process().memory_info().rss / 1e9:.1f} GB")
     return fitted(parts, get_app().output.get_size().columns - 1)
 

@@ -13,6 +13,7 @@ from qwencli.errors import UsageError
 
 if TYPE_CHECKING:
     from qwen35.config import ModelConfig
+    from qwen35.events import ExpertUse
     from qwencli.known_models import KnownModel
     from qwencli.render.aside import Aside
     from qwencli.settings import Settings
@@ -76,7 +77,8 @@ class _Measured:
     speeds: "list[Speed]"
     bandwidths: list[float]  # bytes per second
     quant: str | None  # of a packed model
-    bytes_per_token: int | None  # known of packed models on the native kernels
+    bytes_per_token: int | None  # known of packed models in memory, on the native kernels
+    experts: "ExpertUse | None"  # over all rounds; None where they are all in memory
 
 
 def _measure(
@@ -112,7 +114,7 @@ def _measure(
     )
     load_s = time.perf_counter() - start
     measure(engine, prompt_of_words(processor, min(32, num_prompt), num_rounds), 2)  # first touch of weights
-    bandwidths, speeds = [probe()], []
+    bandwidths, speeds, experts = [probe()], [], engine.backend.expert_use
     for index in range(num_rounds):
         label = f"round {index + 1}/{num_rounds}"
 
@@ -123,10 +125,20 @@ def _measure(
         bandwidths.append(probe())
     aside.progress.end()
     quant, bytes_per_token = _packing(model.folder, num_prompt + num_tokens // 2)
-    if not isinstance(engine.backend, NativeBackend):
-        bytes_per_token = None  # torch reads other bytes
+    if not isinstance(engine.backend, NativeBackend) or experts:
+        bytes_per_token = None  # torch reads other bytes, and the disk is no memory
+    use = engine.backend.expert_use
+    engine.close()
     return _Measured(
-        engine.backend.name, num_threads, load_s, num_tokens, speeds, bandwidths, quant, bytes_per_token
+        engine.backend.name,
+        num_threads,
+        load_s,
+        num_tokens,
+        speeds,
+        bandwidths,
+        quant,
+        bytes_per_token,
+        use.since(experts) if use and experts else None,
     )
 
 
@@ -177,6 +189,7 @@ def _values(measured: _Measured) -> dict[str, Any]:
         "bandwidth_bytes_per_s": round(bandwidth),
         "bytes_per_token": num_bytes,
         "bandwidth_share": round(decode * num_bytes / bandwidth, 3) if num_bytes and is_limited else None,
+        "experts": measured.experts.to_dict() if measured.experts else None,
         "rounds": [
             {key: value for key, value in asdict(speed).items() if key != "parts"} for speed in speeds
         ],
@@ -202,6 +215,16 @@ def _report(values: dict[str, Any]) -> str:
             "memory": f"reads {size(values['bandwidth_bytes_per_s'])}/s with {values['threads']} threads",
             "limit": _limit(values),
         }
+        | ({"experts": _experts(values["experts"])} if values["experts"] else {})
+    )
+
+
+def _experts(values: dict[str, Any]) -> str:
+    from qwencli.render.columns import size
+
+    return (
+        f"{values['hit_rate']:.0%} in memory ({size(values['arena_bytes'])} for them), "
+        f"{size(values['bytes_read'])} read, {values['stall_s']:.1f} s waited for the disk"
     )
 
 
@@ -210,7 +233,7 @@ def _limit(values: dict[str, Any]) -> str:
 
     num_bytes = values["bytes_per_token"]
     if num_bytes is None:
-        return "not known: only of packed models on the native kernels"
+        return "not known: only of packed models that are in memory, on the native kernels"
     if values["bandwidth_share"] is None:
         return f"not memory: a token reads {size(num_bytes)}, which stays in the processor's caches"
     most = values["bandwidth_bytes_per_s"] / num_bytes

@@ -122,17 +122,11 @@ class Record:
             "attachments": self.attachments,
             "chat_id": self.chat_id,
             "cache": {"reused_tokens": self.usage.cached_tokens, "reason": self.miss_reason},
-            "experts": self._expert_values(),
+            "experts": self.experts.to_dict() if self.experts else None,
             "notes": self.notes,
             "error": error,
         }
         return values if self.prompt is None else values | {"prompt": self.prompt}
-
-    def _expert_values(self) -> dict[str, Any] | None:
-        if self.experts is None:
-            return None
-        values = asdict(self.experts) | {"hit_rate": round(self.experts.hit_rate, 4)}
-        return values | {"stall_s": round(self.experts.stall_s, 4)}
 
     def print(self, output: Output, style: Style, error: dict[str, Any] | None = None) -> None:
         """Write the object, once: an interrupt on the way out must not make a second one."""

@@ -112,3 +112,11 @@ def test_what_does_not_fit_at_all_is_mapped_and_said(invoke: Invoke, monkeypatch
     values = ask(invoke)
     assert values["experts"] is None
     assert any("larger than the free memory" in note for note in values["notes"])
+
+
+def test_bench_tells_of_them(invoke: Invoke) -> None:
+    command = ("bench", "-m", "mini", "--rounds", "1", "--tokens", "4", "--ram", str(WHOLE - EXPERTS // 2))
+    assert "waited for the disk" in invoke(*command).out
+    values = json.loads(invoke(*command, "--json").out)
+    assert 0 < values["experts"]["hit_rate"] < 1
+    assert values["bandwidth_share"] is None

@@ -1,10 +1,11 @@
 """What the engine asks: which part of a prompt was computed before, and to keep what is computed now."""
 
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 
@@ -58,6 +59,17 @@ class StateCache:
         self._memory = Memory(ram_bytes)
         self._jobs: Jobs = queue.SimpleQueue()
         self._saver: Thread | None = None
+        self._may_save = Event()
+        self._may_save.set()
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Save nothing meanwhile: a prefill wants all cores. What is kept is saved after it."""
+        self._may_save.clear()
+        try:
+            yield
+        finally:
+            self._may_save.set()
 
     def open(self, prompt: ModelInput) -> "PromptCache":
         """Look for what is known of a prompt, and make ready to keep more of it."""
@@ -66,6 +78,7 @@ class StateCache:
     def close(self, *, abandon: bool = False) -> list[str]:
         """Wait until all is saved (or not: `abandon`). Returns the notes that nobody has heard yet."""
         saver, self._saver = self._saver, None
+        self._may_save.set()
         if saver is not None:
             self._jobs.put(None)
             if not abandon:
@@ -146,6 +159,8 @@ class StateCache:
         self._memory.keep(snapshot.key, own)
         if self._store and self._can_write:
             store = self._store
+            if not self._memory.has_room(own):
+                self._may_save.set()
             if self._memory.wait_for_room(own):
                 self._later(lambda: store.save(snapshot, own), own)
 
@@ -228,6 +243,7 @@ class StateCache:
         num_skipped = 0
         while (job := jobs.get()) is not None:
             work, state = job
+            self._may_save.wait()
             try:
                 if num_skipped:
                     num_skipped -= 1

@@ -49,19 +49,19 @@ class Memory:
             self._add(state)
             self._keep_to_budget()
 
+    def has_room(self, state: ModelState) -> bool:
+        """Whether `wait_for_room` would not wait."""
+        return not self._waiting_bytes or self._waiting_bytes + state.size_bytes <= self._budget_bytes
+
     def wait_for_room(self, state: ModelState) -> bool:
         """Wait until this state may wait to be saved, behind others; then it does so until `saved`.
 
         False where that takes too long: it is not worth the delay of an answer.
         """
         with self._changed:
-            size_bytes = state.size_bytes
-            if not self._changed.wait_for(
-                lambda: not self._waiting_bytes or self._waiting_bytes + size_bytes <= self._budget_bytes,
-                PATIENCE_S,
-            ):
+            if not self._changed.wait_for(lambda: self.has_room(state), PATIENCE_S):
                 return False
-            self._waiting_bytes += size_bytes
+            self._waiting_bytes += state.size_bytes
             self._add(state)
             self._keep_to_budget()
             return True

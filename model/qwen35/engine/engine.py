@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -187,18 +188,19 @@ class Engine:
     ) -> Generator[Event, None, Read]:
         """Bring a state to the first `num_tokens` tokens of the prompt, from where a saved one is."""
         found = saved.found if saved else Found(None, 0, None)
-        start = time.perf_counter()
-        features = yield from self._encode(prompt, found.num_tokens, saved)
-        encoded = time.perf_counter()
-        state = found.state or self.backend.new_state()
-        state.mrope_delta = prompt.mrope_delta
-        logits = np.empty(0, np.float32)
-        boundaries = saved.boundaries if saved else ()
-        for end in _chunk_ends(self.backend.prefill_chunk, found.num_tokens, num_tokens, boundaries):
-            logits = self._prefill(state, prompt, features, found.num_tokens, end)
-            if saved and end in boundaries:
-                saved.keep(state)
-            yield PrefillProgress(end, num_tokens)
+        with self.cache.held_back() if self.cache else nullcontext():
+            start = time.perf_counter()
+            features = yield from self._encode(prompt, found.num_tokens, saved)
+            encoded = time.perf_counter()
+            state = found.state or self.backend.new_state()
+            state.mrope_delta = prompt.mrope_delta
+            logits = np.empty(0, np.float32)
+            boundaries = saved.boundaries if saved else ()
+            for end in _chunk_ends(self.backend.prefill_chunk, found.num_tokens, num_tokens, boundaries):
+                logits = self._prefill(state, prompt, features, found.num_tokens, end)
+                if saved and end in boundaries:
+                    saved.keep(state)
+                yield PrefillProgress(end, num_tokens)
         return Read(state, logits, encoded - start, time.perf_counter() - encoded)
 
     def _encode(

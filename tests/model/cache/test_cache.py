@@ -15,6 +15,7 @@ import pytest
 
 from qwen35.engine.engine import Engine, prepare
 from qwen35.engine.request import Request
+from qwen35.events import Note, PrefillProgress
 from qwen35.messages import ImagePart, Message
 from qwen35.processing.image import TokenBounds
 from qwen35.state import BLOCK_TOKENS
@@ -326,6 +327,30 @@ def test_an_answer_that_is_left_early_keeps_what_was_computed(model: Path, state
     events.close()  # type: ignore[attr-defined]
     assert engine.close() == []
     assert ask(engine_of(model, states), question).cached_tokens == 306
+
+
+def test_nothing_is_saved_while_a_prompt_is_computed(model: Path, states: Path) -> None:
+    """Saving takes a core, and the first token waits for the prompt alone."""
+    engine = engine_of(model, states)
+    asked = Request(
+        (user(BIG, words(1500), words(1500)), assistant("No."), user("And?")), sampling=GREEDY, max_tokens=4
+    )
+    for event in engine.generate(asked):
+        if isinstance(event, PrefillProgress):
+            assert blobs_of(states) == []
+    engine.close()
+    assert len(blobs_of(states, "snapshot")) > 1
+
+
+def test_with_little_memory_it_is_saved_on_the_way(model: Path, states: Path) -> None:
+    state = engine_of(model).backend.new_state()
+    engine = engine_of(model, states, ram=2 * state.size_bytes)
+    asked = Request(
+        (user(words(1500), words(1500)), assistant("No."), user("And?")), sampling=GREEDY, max_tokens=4
+    )
+    assert not any(isinstance(event, Note) for event in engine.generate(asked))
+    engine.close()
+    assert len(blobs_of(states, "snapshot")) > 1
 
 
 def test_memory_alone_serves_too(model: Path) -> None:
