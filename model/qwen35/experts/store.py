@@ -9,6 +9,7 @@ needs beside them is read into slots that no layer owns, and stays where it now 
 import hashlib
 import time
 from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from qwen35.memory import allocate, available_memory, release, resident_memory
 from qwen35.weights.manifest import PACK_AGAIN, ExpertsEntry
 
 NUM_READERS = 8
+PART = 512 << 10  # bytes of a record that one thread reads
 BATCH = 16  # experts that are computed while as many are being read
 HALF_LIFE = 64  # tokens
 STAGING = 2 * BATCH  # slots that no layer owns, or as many as a layer has experts
@@ -140,8 +142,8 @@ class ExpertStore:
                         self._drop(layer, expert)
         finally:
             for _, slot, read in coming:  # after an error, or where nobody asked on
-                if not self._readers.cancel(read):
-                    self._readers.wait(read)
+                self._readers.cancel(read)
+                self._readers.wait(read)
                 self._free.append(slot)
 
     def read_ahead(self, wanted: Mapping[int, Sequence[int]]) -> None:
@@ -293,12 +295,15 @@ class ExpertStore:
         begin, _ = self._bounds(slot)
         record = self._arena[begin : begin + entry.stride]
 
-        def work() -> None:
-            self._files[entry.file].read_into(entry.offset + expert * entry.stride, record.data)
-            self._check(layer, expert, record)
-
+        file, offset = self._files[entry.file], entry.offset + expert * entry.stride
         self._bytes_read += entry.stride
-        return Read(work)
+        return Read(
+            [
+                partial(file.read_into, offset + at, record[at : at + PART].data)
+                for at in range(0, entry.stride, PART)
+            ],
+            partial(self._check, layer, expert, record),
+        )
 
     def _check(self, layer: int, expert: int, record: NDArray[np.uint8]) -> None:
         """The first time against the manifest, later against a sum that costs a tenth of it."""

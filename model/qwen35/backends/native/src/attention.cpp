@@ -11,7 +11,7 @@ namespace qw {
 
 namespace {
 
-constexpr int TILE_TARGET = 32; // query rows of a tile
+constexpr int TILE_TARGET = 64; // query rows of a tile, which share one reading of the keys
 
 // One work item: tokens [first, last) of the call, one key head, key blocks [first_block, last_block).
 struct Tile {
@@ -38,7 +38,8 @@ class Attention {
     void run_tile(const Tile& tile, const Rows<float>& qg, float* scratch, Partial* partials,
                   float* merged) const;
     size_t tile_floats(int num_rows) const {
-        return attention_scratch_floats(num_rows, layer_.head_dim) + size_t(num_rows) * (2 * padded_ + 3);
+        const size_t rest = size_t(num_rows) * (2 * padded_ + 3);
+        return attention_scratch_floats(num_rows, layer_.head_dim) + (rest + 15) / 16 * 16;
     }
 
     Context& context_;
@@ -77,9 +78,10 @@ void Attention::run_tile(const Tile& tile, const Rows<float>& qg, float* scratch
                          float* merged) const {
     const int Dh = layer_.head_dim, num_tokens = tile.last - tile.first, num_rows = num_tokens * group_;
     const size_t values = size_t(num_rows) * padded_;
-    float *q = scratch, *y = q + values, *top = y + values, *total = top + num_rows;
+    float* inner = scratch; // whole cache lines first: all vectors are aligned
+    float *q = inner + attention_scratch_floats(num_rows, Dh), *y = q + values, *top = y + values;
+    float* total = top + num_rows;
     int* limits = reinterpret_cast<int*>(total + num_rows);
-    float* inner = total + 2 * num_rows;
     for (int row = 0; row < num_rows; row++) {
         const int m = tile.first + row / group_, head = tile.kv_head * group_ + row % group_;
         const float* from = qg[m] + size_t(head) * 2 * Dh;

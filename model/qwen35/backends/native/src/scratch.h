@@ -20,21 +20,32 @@ class Scratch {
             free_all();
             add_block(total);
         }
-        used_ = 0;
+        current_ = used_ = 0;
     }
 
     // Room for `count` values, aligned to 64 bytes, not initialised.
     template <class T>
     T* take(size_t count) {
         const size_t size = (count * sizeof(T) + 63) / 64 * 64;
-        if (blocks_.empty() || used_ + size > blocks_.back().size) {
-            add_block(size > SMALLEST ? size : SMALLEST);
-            used_ = 0;
-        }
-        T* piece = reinterpret_cast<T*>(blocks_.back().data + used_);
+        while (current_ < blocks_.size() && used_ + size > blocks_[current_].size) current_++, used_ = 0;
+        if (current_ == blocks_.size()) add_block(size > SMALLEST ? size : SMALLEST);
+        T* piece = reinterpret_cast<T*>(blocks_[current_].data + used_);
         used_ += size;
         return piece;
     }
+
+    // Forgets at its end what was taken since its beginning: for a loop whose rounds need the same again.
+    class Scope {
+      public:
+        explicit Scope(Scratch& scratch)
+            : scratch_(scratch), current_(scratch.current_), used_(scratch.used_) {}
+        ~Scope() { scratch_.current_ = current_, scratch_.used_ = used_; }
+        Scope(const Scope&) = delete;
+
+      private:
+        Scratch& scratch_;
+        size_t current_, used_;
+    };
 
   private:
     static constexpr size_t SMALLEST = size_t(1) << 20;
@@ -54,7 +65,7 @@ class Scratch {
     }
 
     std::vector<Block> blocks_;
-    size_t used_ = 0; // of the last block
+    size_t current_ = 0, used_ = 0; // the block that is taken from, and how much of it
 };
 
 } // namespace qw

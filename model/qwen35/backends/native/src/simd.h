@@ -55,6 +55,22 @@ static inline float sum(F8 a) {
     __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+// Lane i is sum(a[i]).
+static inline F8 sums(const F8* a) {
+    __m256 halves[4], quarters[2];
+    for (int i = 0; i < 4; i++) {
+        const __m256 x = a[2 * i].v, y = a[2 * i + 1].v;
+        halves[i] = _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
+    } // (0 + 4, 1 + 5, 2 + 6, 3 + 7) of an even one, then of an odd one
+    for (int i = 0; i < 2; i++) {
+        const __m256 x = halves[2 * i], y = halves[2 * i + 1];
+        quarters[i] = _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x44), _mm256_shuffle_ps(x, y, 0xee));
+    } // of 4i, 4i + 2 below and of 4i + 1, 4i + 3 above, two numbers each
+    const __m256 x = quarters[0], y = quarters[1];
+    const __m256 whole = _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x88), _mm256_shuffle_ps(x, y, 0xdd));
+    // lanes now: 0, 2, 4, 6, 1, 3, 5, 7
+    return {_mm256_permutevar8x32_ps(whole, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))};
+}
 static inline F8 load_bf16(const uint16_t* p) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
@@ -169,6 +185,15 @@ static inline F8 load_bf16(const uint16_t* p) {
     });
 }
 
+#endif
+
+#if !(defined(__AVX2__) && defined(__FMA__))
+// Lane i is sum(a[i]).
+static inline F8 sums(const F8* a) {
+    float lanes[LANES];
+    for (int i = 0; i < LANES; i++) lanes[i] = sum(a[i]);
+    return load(lanes);
+}
 #endif
 
 // The last vector of an array may be short: `count` floats are touched, the other lanes are zero.

@@ -62,8 +62,10 @@ void Encoder::attend(const Rows<float>& qkv, const Rows<float>& y) const {
             }
         }
     });
-    for (int f = 0; f < num_frames_; f++)
+    for (int f = 0; f < num_frames_; f++) {
+        const Scratch::Scope scope(context_.scratch);
         attend_frame(context_, frames_[f], vision_.num_heads, head_dim_, qkv, y);
+    }
 }
 
 void Encoder::run_block(const QwVisionBlock& block, const Rows<float>& x) const {
@@ -136,7 +138,10 @@ void run_vision(Context& context, const QwVision& vision, const float* patches, 
         for (int m = first; m < last; m++) context.kernels->add(x[m], positions + size_t(m) * d, d);
     });
     const Encoder encoder(context, vision, num_patches, cos, sin, runs, num_frames);
-    for (int i = 0; i < vision.depth; i++) encoder.run_block(vision.blocks[i], x);
+    for (int i = 0; i < vision.depth; i++) {
+        const Scratch::Scope scope(context.scratch);
+        encoder.run_block(vision.blocks[i], x);
+    }
     merge_patches(context, vision, x, features);
 }
 

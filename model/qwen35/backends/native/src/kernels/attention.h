@@ -21,23 +21,26 @@ static void widen(const uint16_t* from, int count, int head_dim, int padded, flo
     }
 }
 
-// Scores of R rows against two keys.
-template <int R>
-static inline void score_two(const float* q, const float* k, int padded, float* scores) {
-    F8 total[R][2];
-    for (int r = 0; r < R; r++) total[r][0] = total[r][1] = set1(0.0f);
+// Scores of R rows against K keys.
+template <int R, int K>
+static inline void score(const float* q, const float* k, int padded, float* scores) {
+    F8 totals[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) totals[i] = set1(0.0f);
     for (int i = 0; i < padded; i += LANES) {
-        F8 first = load(k + i), second = load(k + padded + i);
+        F8 keys[K];
+#pragma GCC unroll 8
+        for (int j = 0; j < K; j++) keys[j] = load(k + j * padded + i);
+#pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             F8 query = load(q + r * padded + i);
-            total[r][0] = fma(query, first, total[r][0]);
-            total[r][1] = fma(query, second, total[r][1]);
+#pragma GCC unroll 8
+            for (int j = 0; j < K; j++) totals[r * K + j] = fma(query, keys[j], totals[r * K + j]);
         }
     }
-    for (int r = 0; r < R; r++) {
-        scores[r * KEY_BLOCK] = sum(total[r][0]);
-        scores[r * KEY_BLOCK + 1] = sum(total[r][1]);
-    }
+    float found[8];
+    store(found, sums(totals));
+    for (int r = 0; r < R; r++) memcpy(scores + r * KEY_BLOCK, found + r * K, K * sizeof(float));
 }
 
 // y += weights * values for R rows and 16 dimensions, keys in order.
@@ -62,16 +65,21 @@ static inline void weigh(const float* weights, const float* values, int count, i
     }
 }
 
+// As many keys at a time as keep eight sums, KEY_TILE in all.
 static inline void score_rows(int rows, const float* q, const float* k, int padded, float* scores) {
     switch (rows) {
     case 1:
-        return score_two<1>(q, k, padded, scores);
+        for (int key = 0; key < KEY_TILE; key += 8) score<1, 8>(q, k + key * padded, padded, scores + key);
+        return;
     case 2:
-        return score_two<2>(q, k, padded, scores);
+        for (int key = 0; key < KEY_TILE; key += 4) score<2, 4>(q, k + key * padded, padded, scores + key);
+        return;
     case 3:
-        return score_two<3>(q, k, padded, scores);
+        for (int key = 0; key < KEY_TILE; key += 2) score<3, 2>(q, k + key * padded, padded, scores + key);
+        return;
     default:
-        return score_two<4>(q, k, padded, scores);
+        for (int key = 0; key < KEY_TILE; key += 2) score<4, 2>(q, k + key * padded, padded, scores + key);
+        return;
     }
 }
 static inline void weigh_rows(int rows, const float* w, const float* v, int count, int padded, float* y) {
@@ -90,7 +98,11 @@ static inline void weigh_rows(int rows, const float* w, const float* v, int coun
 // Scores of a row to weights exp(score - top), zero where the row may not see.
 static inline void soften(float* scores, int limit, int num_keys, float* top, float* total) {
     float largest_score = -__builtin_inff();
-    for (int i = 0; i < limit; i++) largest_score = scores[i] > largest_score ? scores[i] : largest_score;
+    F8 tops = set1(largest_score);
+    int whole = limit / LANES * LANES;
+    for (int i = 0; i < whole; i += LANES) tops = max(tops, load(scores + i));
+    if (whole) largest_score = largest(tops);
+    for (int i = whole; i < limit; i++) largest_score = scores[i] > largest_score ? scores[i] : largest_score;
     F8 lanes = set1(0.0f);
     for (int i = 0; i < num_keys; i += LANES) {
         int seen = limit - i < 0 ? 0 : limit - i;
@@ -114,13 +126,11 @@ static void attend(const AttentionTile& tile) {
     for (int first = 0; first < num_keys; first += KEY_TILE) {
         const int count = num_keys - first < KEY_TILE ? num_keys - first : KEY_TILE;
         widen(tile.k + size_t(first) * tile.head_dim, count, tile.head_dim, padded, wide);
-        // A pair of keys at a time; what an odd last pair adds beyond num_keys is never read.
-        if (count % 2) memset(wide + size_t(count) * padded, 0, padded * sizeof(float));
+        // What lies beyond num_keys is scored too, and never read.
+        memset(wide + size_t(count) * padded, 0, size_t(KEY_TILE - count) * padded * sizeof(float));
         for (int r = 0; r < tile.num_rows; r += ROW_TILE) {
-            for (int key = 0; key < count; key += 2) {
-                score_rows(tile.num_rows - r, tile.q + size_t(r) * padded, wide + size_t(key) * padded,
-                           padded, scores + size_t(r) * KEY_BLOCK + first + key);
-            }
+            score_rows(tile.num_rows - r, tile.q + size_t(r) * padded, wide, padded,
+                       scores + size_t(r) * KEY_BLOCK + first);
         }
     }
     for (int r = 0; r < tile.num_rows; r++) {
