@@ -31,12 +31,13 @@ from qwen35.engine.engine import Engine, prepare
 from qwen35.engine.load import States, load_engine
 from qwen35.engine.request import Request
 from qwen35.events import ExpertUse, Finished, PictureProgress
-from qwen35.experts.files import ALIGNMENT, RecordFile
+from qwen35.experts.files import RecordFile
 from qwen35.experts.readers import Read, Readers
-from qwen35.experts.store import NUM_READERS, PART, ExpertStore
+from qwen35.experts.store import NUM_READERS, ExpertStore
+from qwen35.memory import allocate
 from qwen35.messages import ImagePart, Message, TextPart
 from qwen35.processing.processor import ModelInput
-from qwen35.weights.manifest import ExpertsEntry, read_manifest
+from qwen35.weights.manifest import read_manifest
 from qwen35.weights.placement import text_experts
 from qwencli.speed import endless, measure, prompt_of
 
@@ -122,21 +123,11 @@ def experts(job: Job, use: ExpertUse) -> dict[str, Any]:
     readers = Readers(NUM_READERS)
     num_records = manifest.files[entry.file].size_bytes // entry.stride
     wanted = np.random.default_rng(0).permutation(num_records)[:PROBED_RECORDS]
-    slots = [np.zeros(entry.stride + ALIGNMENT, np.uint8) for _ in range(NUM_READERS)]  # in memory by now
+    slots = [allocate(entry.stride) for _ in range(NUM_READERS)]
     for slot in slots:
-        slot[:] = 1
+        slot.write(bytes([1]) * entry.stride)  # in memory by now
     reads = [
-        Read(
-            [
-                partial(
-                    file.read_into,
-                    int(record) * entry.stride + at,
-                    aligned(slots[i % NUM_READERS], at, entry),
-                )
-                for at in range(0, entry.stride, PART)
-            ],
-            lambda: None,
-        )
+        Read(partial(file.read_into, int(record) * entry.stride, memoryview(slots[i % NUM_READERS])))
         for i, record in enumerate(wanted)
     ]
     start = time.perf_counter()
@@ -154,12 +145,6 @@ def experts(job: Job, use: ExpertUse) -> dict[str, Any]:
         "arena_bytes": use.arena_bytes,
         "disk_bytes_per_s": len(reads) * entry.stride / seconds,
     }
-
-
-def aligned(slot: np.ndarray, at: int, entry: ExpertsEntry) -> memoryview:
-    """The part of a record that begins `at`, where direct reads may put it."""
-    begin = -slot.ctypes.data % ALIGNMENT + at
-    return slot[begin : begin + min(PART, entry.stride - at)].data
 
 
 def prefill(job: Job) -> dict[str, Any]:

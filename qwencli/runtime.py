@@ -55,7 +55,8 @@ def load(
 def states_of(settings: Settings, folder: Path, *, is_private: bool) -> "States":
     """Where states of prompts are kept, and how much of them.
 
-    Where the user says nothing: a fifth of the free disk, but at most 20 GB, and a tenth of the memory.
+    Where the user says nothing: a fifth of the free disk, but at most 20 GB, and a tenth of the memory
+    that may be taken.
     """
     from qwen35.engine.load import States
 
@@ -63,7 +64,7 @@ def states_of(settings: Settings, folder: Path, *, is_private: bool) -> "States"
     return States(
         folder,
         min(20 * 10**9, free_disk(folder) // 5) if disk is None else disk,
-        total_memory() // 10 if ram is None else ram,
+        (settings.ram or total_memory()) // 10 if ram is None else ram,
         can_write=not is_private and disk != 0,
     )
 

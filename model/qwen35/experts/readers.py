@@ -1,33 +1,28 @@
 """Threads that read records: those that are waited for first, then those that may be needed later."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import Condition, Lock, Thread
 
 
 class Read:
-    """A record on its way, in parts that are read side by side: a disk serves one request alone slowly.
+    """One record on its way. Written by Readers alone; look at it under no lock, `is_done` comes last."""
 
-    Changed by Readers alone; `error` is what went wrong, once it `is_done`.
-    """
+    __slots__ = ("error", "is_begun", "is_done", "work")
 
-    def __init__(self, parts: Sequence[Callable[[], None]], check: Callable[[], None]) -> None:
-        """`check` is called when all parts are there; what either raises is kept for whoever waits."""
-        self.parts, self.check = parts, check
-        self.num_left = len(parts)
-        self.is_done = False
+    def __init__(self, work: Callable[[], None]) -> None:
+        """`work` reads and checks; what it raises is kept for whoever waits."""
+        self.work = work
+        self.is_begun = self.is_done = False
         self.error: BaseException | None = None
-
-
-Queue = deque[tuple[Read, Callable[[], None]]]
 
 
 class Readers:
     """A pool of threads over two queues. Mutable; one owner calls it, from one thread."""
 
     def __init__(self, num_threads: int) -> None:
-        self._urgent: Queue = deque()
-        self._later: Queue = deque()
+        self._urgent: deque[Read] = deque()
+        self._later: deque[Read] = deque()
         lock = Lock()
         self._offered, self._finished = Condition(lock), Condition(lock)  # for the threads, for the owner
         self._is_open = True
@@ -39,20 +34,24 @@ class Readers:
 
     def submit(self, read: Read, *, is_urgent: bool) -> None:
         with self._offered:
-            (self._urgent if is_urgent else self._later).extend((read, part) for part in read.parts)
-            self._offered.notify(len(read.parts))
+            (self._urgent if is_urgent else self._later).append(read)
+            self._offered.notify()
 
     def hurry(self, read: Read) -> None:
         """Somebody waits for what was only meant for later."""
         with self._offered:
-            self._urgent.extend(self._take_back(self._later, read))
+            if read in self._later:
+                self._later.remove(read)
+                self._urgent.append(read)
 
-    def cancel(self, read: Read) -> None:
-        """What nobody has begun is not read; it is done when the rest is."""
-        with self._finished:
-            for queue in (self._urgent, self._later):
-                read.num_left -= len(self._take_back(queue, read))
-            read.is_done = read.is_done or read.num_left == 0
+    def cancel(self, read: Read) -> bool:
+        """Take it back, where nobody has begun. Returns whether it was."""
+        with self._offered:
+            for waiting in (self._urgent, self._later):
+                if read in waiting:
+                    waiting.remove(read)
+                    return True
+        return False
 
     def wait(self, read: Read) -> None:
         """Return when it is done; raises nothing: see its `error`."""
@@ -70,43 +69,27 @@ class Readers:
         for thread in self._threads:
             thread.join()
 
-    @staticmethod
-    def _take_back(queue: Queue, read: Read) -> Queue:
-        found = deque(item for item in queue if item[0] is read)
-        if found:
-            others = [item for item in queue if item[0] is not read]
-            queue.clear()
-            queue.extend(others)
-        return found
-
     def _run(self) -> None:
-        while (taken := self._take()) is not None:
-            read, part = taken
-            error = _error_of(part)
+        while (read := self._take()) is not None:
+            try:
+                read.work()
+            except BaseException as error:  # for the thread that waits
+                read.error = error
             with self._finished:
-                read.error = read.error or error
-                read.num_left -= 1
-                is_whole = read.num_left == 0
-            if is_whole:
-                error = None if read.error else _error_of(read.check)
-                with self._finished:
-                    read.error = read.error or error
-                    read.is_done = True
-                    self._finished.notify_all()
+                read.is_done = True
+                self._finished.notify_all()
 
-    def _take(self) -> tuple[Read, Callable[[], None]] | None:
+    def _take(self) -> Read | None:
         with self._offered:
-            while self._is_open:
-                for queue in (self._urgent, self._later):
-                    if queue:
-                        return queue.popleft()
-                self._offered.wait()
-            return None
-
-
-def _error_of(work: Callable[[], None]) -> BaseException | None:
-    try:
-        work()
-    except BaseException as error:  # for the thread that waits
-        return error
-    return None
+            while True:
+                if self._urgent:
+                    read = self._urgent.popleft()
+                elif self._later and self._is_open:
+                    read = self._later.popleft()
+                elif self._is_open:
+                    self._offered.wait()
+                    continue
+                else:
+                    return None
+                read.is_begun = True
+                return read

@@ -9,7 +9,6 @@ needs beside them is read into slots that no layer owns, and stays where it now 
 import hashlib
 import time
 from collections.abc import Generator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ from qwen35.memory import allocate, available_memory, release, resident_memory
 from qwen35.weights.manifest import PACK_AGAIN, ExpertsEntry
 
 NUM_READERS = 8
-PART = 512 << 10  # bytes of a record that one thread reads
 BATCH = 16  # experts that are computed while as many are being read
 HALF_LIFE = 64  # tokens
 STAGING = 2 * BATCH  # slots that no layer owns, or as many as a layer has experts
@@ -142,8 +140,8 @@ class ExpertStore:
                         self._drop(layer, expert)
         finally:
             for _, slot, read in coming:  # after an error, or where nobody asked on
-                self._readers.cancel(read)
-                self._readers.wait(read)
+                if not self._readers.cancel(read):
+                    self._readers.wait(read)
                 self._free.append(slot)
 
     def read_ahead(self, wanted: Mapping[int, Sequence[int]]) -> None:
@@ -296,14 +294,13 @@ class ExpertStore:
         record = self._arena[begin : begin + entry.stride]
 
         file, offset = self._files[entry.file], entry.offset + expert * entry.stride
+
+        def work() -> None:
+            file.read_into(offset, record.data)
+            self._check(layer, expert, record)
+
         self._bytes_read += entry.stride
-        return Read(
-            [
-                partial(file.read_into, offset + at, record[at : at + PART].data)
-                for at in range(0, entry.stride, PART)
-            ],
-            partial(self._check, layer, expert, record),
-        )
+        return Read(work)
 
     def _check(self, layer: int, expert: int, record: NDArray[np.uint8]) -> None:
         """The first time against the manifest, later against a sum that costs a tenth of it."""

@@ -29,6 +29,8 @@ struct F8 {
 static inline F8 load(const float* p) { return {_mm256_loadu_ps(p)}; }
 static inline void store(float* p, F8 a) { _mm256_storeu_ps(p, a.v); }
 static inline F8 set1(float x) { return {_mm256_set1_ps(x)}; }
+// Stays in a register: compilers would load it again for each use.
+static inline void hold(F8& a) { asm("" : "+x"(a.v)); }
 static inline F8 operator+(F8 a, F8 b) { return {_mm256_add_ps(a.v, b.v)}; }
 static inline F8 operator-(F8 a, F8 b) { return {_mm256_sub_ps(a.v, b.v)}; }
 static inline F8 operator*(F8 a, F8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -188,6 +190,7 @@ static inline F8 load_bf16(const uint16_t* p) {
 #endif
 
 #if !(defined(__AVX2__) && defined(__FMA__))
+static inline void hold(F8&) {}
 // Lane i is sum(a[i]).
 static inline F8 sums(const F8* a) {
     float lanes[LANES];

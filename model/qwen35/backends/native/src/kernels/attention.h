@@ -34,6 +34,7 @@ static inline void score(const float* q, const float* k, int padded, float* scor
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             F8 query = load(q + r * padded + i);
+            hold(query);
 #pragma GCC unroll 8
             for (int j = 0; j < K; j++) totals[r * K + j] = fma(query, keys[j], totals[r * K + j]);
         }
