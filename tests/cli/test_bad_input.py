@@ -29,6 +29,7 @@ KEYS = [
     "attachments",
     "chat_id",
     "cache",
+    "experts",
     "notes",
     "error",
 ]
