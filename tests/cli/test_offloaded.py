@@ -41,7 +41,7 @@ def test_the_answer_is_the_same(invoke: Invoke) -> None:
         assert use["bytes_read"] == use["misses"] * next(iter(MANIFEST.experts.values())).stride
         assert use["hit_rate"] == round(use["hits"] / (use["hits"] + use["misses"]), 4)
         assert use["arena_bytes"] <= EXPERTS - missing
-        assert any("GB of experts fit into memory" in note for note in values["notes"])
+        assert any("of 1 MB of experts fit into memory" in note for note in values["notes"])
 
 
 def test_verbose_tells_of_hits_and_waits(invoke: Invoke) -> None:

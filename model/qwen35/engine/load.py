@@ -110,7 +110,7 @@ def _expert_store(
     if on_note:
         total = sum(entry.count * entry.stride for entry in layers)
         on_note(
-            f"{placement.expert_bytes / 1e9:.1f} of {total / 1e9:.1f} GB of experts fit into memory: the "
+            f"{placement.expert_bytes / 1e6:,.0f} of {total / 1e6:,.0f} MB of experts fit into memory: the "
             "others are read from disk when they are chosen"
         )
     name = f"{weights.manifest.fingerprint[:16]}.json"
