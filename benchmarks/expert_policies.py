@@ -29,6 +29,8 @@ from qwen35.weights.placement import text_experts
 from qwencli.speed import prompt_of_words
 
 MINI = Path(qwen35.__file__).parent / "builtin" / "mini"
+Floats = NDArray[np.float32]
+Chosen = NDArray[np.int32]
 Trace = NDArray[np.int64]  # (tokens, layers, A)
 
 
@@ -184,20 +186,14 @@ def trace_of_mini(num_tokens: int) -> tuple[Trace, Trace, int]:
         run = backend._run_experts
 
         def recorded(
-            store: ExpertStore,
-            index: int,
-            layer: Layer,
-            h: np.ndarray,
-            chosen: np.ndarray,
-            weights: np.ndarray,
-            x: np.ndarray,
+            store: ExpertStore, index: int, layer: Layer, h: Floats, chosen: Chosen, *rest: Floats
         ) -> None:
             chosen_of.append(chosen.copy())
             scores = h @ routers[(index + 1) % len(routers)].T
             guessed_of.append(np.argsort(-scores, axis=1)[:, : chosen.shape[1]])
-            run(store, index, layer, h, chosen, weights, x)
+            run(store, index, layer, h, chosen, *rest)
 
-        backend._run_experts = recorded  # type: ignore[method-assign]
+        backend._run_experts = recorded  # type: ignore[method-assign, assignment]
         state = backend.new_state()
         for begin in range(0, len(ids), 512):
             part = ids[begin : begin + 512]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.job import (
     LOAD_PROMPT_TOKENS,
@@ -41,6 +42,8 @@ from qwen35.weights.manifest import read_manifest
 from qwen35.weights.placement import text_experts
 from qwencli.speed import endless, measure, prompt_of
 
+Floats = NDArray[np.float32]
+Chosen = NDArray[np.int32]
 PLENTY = 10**12  # bytes
 PROBED_RECORDS = 100
 
@@ -68,18 +71,12 @@ def impose_local_routing(engine: Engine) -> None:
     layers = [Local(moe.num_experts, moe.num_experts_per_tok, i) for i in range(text.num_hidden_layers)]
 
     def imposed(
-        store: ExpertStore,
-        index: int,
-        layer: Layer,
-        h: np.ndarray,
-        chosen: np.ndarray,
-        weights: np.ndarray,
-        x: np.ndarray,
+        store: ExpertStore, index: int, layer: Layer, h: Floats, chosen: Chosen, *rest: Floats
     ) -> None:
         chosen[:] = [layers[index].draw() for _ in chosen]
-        run(store, index, layer, h, chosen, weights, x)
+        run(store, index, layer, h, chosen, *rest)
 
-    backend._run_experts = imposed  # type: ignore[method-assign]
+    backend._run_experts = imposed  # type: ignore[method-assign, assignment]
 
 
 def prompt(job: Job, engine: Engine, num_tokens: int, seed: int) -> ModelInput:

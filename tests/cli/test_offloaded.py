@@ -114,6 +114,12 @@ def test_what_does_not_fit_at_all_is_mapped_and_said(invoke: Invoke, monkeypatch
     assert any("larger than the free memory" in note for note in values["notes"])
 
 
+def test_it_is_said_where_it_does_nothing(invoke: Invoke) -> None:
+    result = invoke("ask", "-m", "mini-bf16", SHAPES, "describe", "--ram", "8G")
+    assert result.code == 0
+    assert "note: --ram: for packed models alone" in result.err
+
+
 def test_bench_tells_of_them(invoke: Invoke) -> None:
     command = ("bench", "-m", "mini", "--rounds", "1", "--tokens", "4", "--ram", str(WHOLE - EXPERTS // 2))
     assert "waited for the disk" in invoke(*command).out

@@ -73,8 +73,9 @@ def load_engine(
             return Engine(backend, processor, defaults, states_of_it)
         if on_note:
             on_note(f"no native kernels ({reason}): {folder.name} is unpacked and runs on torch, slowly")
-    elif load != "auto" and on_note:
-        on_note(f"--load {load}: for packed models alone; {folder.name} is read into memory")
+    elif (load != "auto" or ram is not None) and on_note:
+        option = f"--load {load}" if load != "auto" else "--ram"
+        on_note(f"{option}: for packed models alone; {folder.name} is read into memory")
 
     import torch
 

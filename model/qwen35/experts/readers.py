@@ -8,12 +8,12 @@ from threading import Condition, Lock, Thread
 class Read:
     """One record on its way. Written by Readers alone; look at it under no lock, `is_done` comes last."""
 
-    __slots__ = ("error", "is_begun", "is_done", "work")
+    __slots__ = ("error", "is_done", "work")
 
     def __init__(self, work: Callable[[], None]) -> None:
         """`work` reads and checks; what it raises is kept for whoever waits."""
         self.work = work
-        self.is_begun = self.is_done = False
+        self.is_done = False
         self.error: BaseException | None = None
 
 
@@ -81,15 +81,10 @@ class Readers:
 
     def _take(self) -> Read | None:
         with self._offered:
-            while True:
+            while self._is_open:  # closing leaves both queues empty
                 if self._urgent:
-                    read = self._urgent.popleft()
-                elif self._later and self._is_open:
-                    read = self._later.popleft()
-                elif self._is_open:
-                    self._offered.wait()
-                    continue
-                else:
-                    return None
-                read.is_begun = True
-                return read
+                    return self._urgent.popleft()
+                if self._later:
+                    return self._later.popleft()
+                self._offered.wait()
+            return None
