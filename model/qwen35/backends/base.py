@@ -7,9 +7,9 @@ import numpy as np
 
 from qwen35.events import ExpertUse
 from qwen35.state import ModelState
+from qwen35.weights.placement import CHUNK
 
-PREFILL_CHUNK = 512  # tokens; a multiple of the delta rule's chunk, and a step of the progress bar
-OFFLOADED_CHUNK = 2048  # where experts are read from the disk once for each chunk
+PREFILL_CHUNK = CHUNK  # tokens; a multiple of the delta rule's chunk, and a step of the progress bar
 
 
 class Backend(Protocol):

@@ -68,7 +68,13 @@ def load_engine(
                 on_note(f"{folder.name} is larger than the free memory: it is read from disk again and again")
             hot = cache / "experts" if cache and states and states.can_write else None
             store = _expert_store(folder, weights, hot, on_note)
-            backend = NativeBackend(library, weights, num_threads=num_threads or num_cores(), store=store)
+            backend = NativeBackend(
+                library,
+                weights,
+                num_threads=num_threads or num_cores(),
+                store=store,
+                prefill_chunk=weights.placement.prefill_chunk,
+            )
             states_of_it = _cache(weights.manifest.fingerprint, backend, processor, states)
             return Engine(backend, processor, defaults, states_of_it)
         if on_note:

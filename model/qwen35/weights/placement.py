@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from qwen35.config import ModelConfig
+from qwen35.config import ModelConfig, TextConfig
 from qwen35.errors import DoesNotFit
 from qwen35.memory import available_memory
 from qwen35.weights.manifest import ExpertsEntry, Manifest
@@ -11,7 +11,8 @@ from qwen35.weights.manifest import ExpertsEntry, Manifest
 LoadMode = Literal["auto", "read", "mmap"]
 
 ROOM = 0.9  # of the memory available that is taken where the user names no amount
-WORKING_BYTES = 350 << 20  # the program, a prompt's activations, keys and values of some thousand tokens
+WORKING_BYTES = 350 << 20  # the program, a chunk's activations, keys and values of some thousand tokens
+CHUNK, LONG_CHUNK = 512, 2048  # tokens of a prompt at a time; experts on disk are read once for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,13 @@ class Placement:
     """`load`: how weights come into memory; `expert_bytes`: room for experts, the others stay on disk.
 
     `expert_bytes` None: all experts are in memory, or mapped, as the rest is. `ram_bytes`: what the user
-    allows the process.
+    allows the process. `prefill_chunk`: tokens of a prompt at a time.
     """
 
     load: Literal["read", "mmap"]
     expert_bytes: int | None = None
     ram_bytes: int | None = None
+    prefill_chunk: int = CHUNK
 
 
 def place(
@@ -53,7 +55,21 @@ def place(
             f"{', with its experts on the disk' if least else ''}; --ram allows {ram / 1e9:.2f} GB. Allow "
             "more, use a smaller model, or take --load mmap, which reads weights from disk again and again."
         )
-    return Placement("read", budget - resident, ram)
+    room = budget - resident
+    extra = (LONG_CHUNK - CHUNK) * row_bytes(config.text)
+    if extra > room // 8:  # the experts need it more
+        return Placement("read", room, ram)
+    return Placement("read", room - extra, ram, LONG_CHUNK)
+
+
+def row_bytes(text: TextConfig) -> int:
+    """Bytes of activations, about, that a token of a prompt needs on its way through a layer of experts."""
+    assert text.moe is not None
+    values = text.linear_num_value_heads * text.linear_value_head_dim
+    linear = 2 * text.conv_channels + 3 * values
+    attention = 4 * text.num_attention_heads * text.head_dim
+    experts = (text.moe.num_experts_per_tok + 1) * text.hidden_size
+    return 5 * (max(linear, attention) + experts + 6 * text.hidden_size)  # float32, and quantised beside it
 
 
 def text_experts(manifest: Manifest) -> list[ExpertsEntry]:

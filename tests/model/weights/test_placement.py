@@ -10,7 +10,15 @@ from qwen35.config import ModelConfig
 from qwen35.errors import DoesNotFit
 from qwen35.weights.manifest import Manifest, read_manifest
 from qwen35.weights.packed import PackedModel, packed_config
-from qwen35.weights.placement import ROOM, WORKING_BYTES, Placement, place
+from qwen35.weights.placement import (
+    CHUNK,
+    LONG_CHUNK,
+    ROOM,
+    WORKING_BYTES,
+    Placement,
+    place,
+    row_bytes,
+)
 
 MINI = Path(qwen35.__file__).parent / "builtin" / "mini"
 
@@ -46,6 +54,20 @@ def test_too_little_says_what_is_the_least(manifest: Manifest, config: ModelConf
     assert place(manifest, config, ram=least).expert_bytes == config.text.moe.num_experts_per_tok * stride
     with pytest.raises(DoesNotFit, match=rf"at least {least / 1e9:.2f} GB.*on the disk; --ram allows"):
         place(manifest, config, ram=least - 1)
+
+
+def test_a_long_chunk_is_for_those_who_have_room(manifest: Manifest, config: ModelConfig) -> None:
+    assert place(manifest, config, ram=WORKING_BYTES + manifest.data_bytes - 1).prefill_chunk == CHUNK
+    layers = {
+        name: replace(entry, count=10**5, sha256=("",) * 10**5) for name, entry in manifest.experts.items()
+    }
+    files = {name: replace(entry, size_bytes=10**11) for name, entry in manifest.files.items()}
+    large = replace(manifest, experts=layers, files=files)
+    extra = (LONG_CHUNK - CHUNK) * row_bytes(config.text)
+    resident = large.data_bytes - sum(entry.count * entry.stride for entry in layers.values())
+    ram = WORKING_BYTES + resident + 8 * extra
+    assert place(large, config, ram=ram) == Placement("read", 7 * extra, ram, LONG_CHUNK)
+    assert place(large, config, ram=ram - 8) == Placement("read", 8 * extra - 8, ram - 8, CHUNK)
 
 
 def test_a_dense_model_has_no_experts_to_leave(manifest: Manifest, config: ModelConfig) -> None:

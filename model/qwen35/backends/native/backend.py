@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen35.backends.base import OFFLOADED_CHUNK, PREFILL_CHUNK
+from qwen35.backends.base import PREFILL_CHUNK
 from qwen35.backends.native.layers import Layer, Layers, Weights, pointer
 from qwen35.backends.native.library import Batch, Context, Library, forced_isa
 from qwen35.backends.native.places import BlockTable, address, linear_places
@@ -44,14 +44,14 @@ class NativeBackend:
         num_threads: int = 1,
         isa: str | None = None,
         store: ExpertStore | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
         """`store`: where the experts are that `weights` does not hold."""
         self.config = weights.config
         self._context = Context(library, num_threads, forced_isa() if isa is None else isa)
         self._store = store
         self._slot_outputs = np.empty(0, np.float32)
-        # A longer chunk finds more to do with each expert that is read for it.
-        self.prefill_chunk = PREFILL_CHUNK if store is None else OFFLOADED_CHUNK
+        self.prefill_chunk = prefill_chunk
         self._layers = Layers(weights, store.tables if store else None)
         self._block_table = BlockTable()
         self._rotary = TextRotary(self.config.text.rope, self.config.text.rotary_dim)
