@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, islice, product
 from pathlib import Path
 
 import numpy as np
@@ -395,17 +396,25 @@ def _write_shard(path: Path, shard: list[tuple[str, tuple[int, ...]]], values: R
 
 
 def token_texts(size: Size) -> list[str]:
-    """What the base tokens are called: the bytes come first, fillers follow."""
+    """What the base tokens are called: the bytes come first, what the merges make follows."""
     # The byte-level alphabet: printable bytes stand for themselves, the others for what follows U+0100.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-    return [alphabet[byte] for byte in range(256)] + [f"[{i}]" for i in range(256, size.num_base_tokens)]
+    return [alphabet[byte] for byte in range(256)] + [left + right for left, right in token_merges(size)]
+
+
+def token_merges(size: Size) -> list[tuple[str, str]]:
+    """As many as a real vocabulary has: all pairs of letters, then pairs of those."""
+    letters = [chr(letter) for letter in range(ord("a"), ord("z") + 1)]
+    pairs = list(product(letters, letters))
+    fours = product(map("".join, pairs), repeat=2)
+    return list(islice(chain(pairs, fours), size.num_base_tokens - 256))
 
 
 def write_tokenizer(size: Size, folder: Path) -> None:
     vocab = {text: i for i, text in enumerate(token_texts(size))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=token_merges(size)))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # words, as texts have them
     tokenizer.decoder = decoders.ByteLevel()

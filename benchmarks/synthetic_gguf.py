@@ -30,6 +30,7 @@ from benchmarks.synthetic import (
     Size,
     is_matrix,
     tensors,
+    token_merges,
     token_texts,
 )
 from benchmarks.synthetic_packed import POOL_BLOCKS, draw_scales
@@ -180,7 +181,7 @@ def metadata(size: Size) -> list[tuple[str, int, object]]:
         ("tokenizer.ggml.pre", STRING, "qwen35"),
         ("tokenizer.ggml.tokens", STRING, texts),
         ("tokenizer.ggml.token_type", INT32, kinds),
-        ("tokenizer.ggml.merges", STRING, []),
+        ("tokenizer.ggml.merges", STRING, [" ".join(pair) for pair in token_merges(size)]),
         ("tokenizer.ggml.eos_token_id", UINT32, size.token_id("<|im_end|>")),
         ("tokenizer.ggml.padding_token_id", UINT32, size.token_id("<|endoftext|>")),
         ("tokenizer.ggml.bos_token_id", UINT32, size.token_id("<|endoftext|>")),

@@ -7,12 +7,13 @@ text can hold stands inside each such string, and `encode` takes the string as o
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
 
 from qwen35.errors import CheckpointError
+from qwen35.processing.vocabulary import FILE, Vocabulary, WholeVocabulary, load_vocabulary
 
 # A lone surrogate: not a Unicode scalar value, so no encodable text holds it.
 MARK = "\ud800"
@@ -21,29 +22,36 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer:
-    """A `tokenizers` tokenizer, and its twin that knows no added tokens."""
+    """A vocabulary, and around it added tokens, a pre-tokenizer and a decoder of the `tokenizers` package."""
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        self._backend = backend
-        self._plain = tokenizers.Tokenizer(backend.model)  # shares the vocabulary, no copy
-        if backend.normalizer is not None:
-            self._plain.normalizer = backend.normalizer
-        if backend.pre_tokenizer is not None:
-            self._plain.pre_tokenizer = backend.pre_tokenizer
-        added = backend.get_added_tokens_decoder()
+    def __init__(
+        self,
+        frame: tokenizers.Tokenizer,
+        vocabulary: Vocabulary | None = None,
+        added: Mapping[int, tokenizers.AddedToken] | None = None,
+    ) -> None:
+        """`vocabulary` and `added` tokens by id: None where `frame` has them."""
+        self._vocabulary = vocabulary or WholeVocabulary(frame)
+        self._pre_tokenizer, self._decoder = frame.pre_tokenizer, frame.decoder
+        added = frame.get_added_tokens_decoder() if added is None else added
         self._added = {token.content: token_id for token_id, token in added.items()}
+        self._added_names = {token_id: token for token, token_id in self._added.items()}
         self._added_pattern = _any_of(self._added)
         self._special_pattern = _any_of([token.content for token in added.values() if token.special])
         self._special_ids = {token_id for token_id, token in added.items() if token.special}
         # Added tokens may lie inside the vocabulary or after it, so neither count alone is the size.
-        self.size = max([backend.get_vocab_size(with_added_tokens=False), *(i + 1 for i in added)])
+        self.size = max([self._vocabulary.size, *(i + 1 for i in added)])
         """Ids from here on are padding rows of the matrices: never sampled, never decoded."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Read `tokenizer.json`. Raises CheckpointError."""
-        path = folder / "tokenizer.json"
+        """Read `tokenizer.json`, or what was compiled of it. Raises CheckpointError."""
+        path = folder / FILE
+        if not path.exists():
+            path = folder / "tokenizer.json"
         try:
+            if path.name == FILE:
+                return cls(*load_vocabulary(path))
             return cls(tokenizers.Tokenizer.from_buffer(path.read_bytes()))
         except FileNotFoundError:
             raise CheckpointError(
@@ -62,10 +70,10 @@ class Tokenizer:
         ids: list[int] = []
         end = 0
         for match in self._added_pattern.finditer(text):
-            ids += self._encode_plain(text[end : match.start()])
+            ids += self._vocabulary.encode(unmarked(text[end : match.start()]))
             ids.append(self._added[match.group()])
             end = match.end()
-        return ids + self._encode_plain(text[end:])
+        return ids + self._vocabulary.encode(unmarked(text[end:]))
 
     def protect(self, text: str, *, special_only: bool = False) -> str:
         """Mark the added tokens spelled out in `text`, so that `encode` reads them as ordinary text.
@@ -87,8 +95,8 @@ class Tokenizer:
         begin = added[-1].end() if added else max(0, end - _TAIL)
         if not added and begin:
             begin = text.find("\n", begin, end) + 1 or begin  # a word begins after a line's end
-        pre_tokenizer = self._backend.pre_tokenizer
-        words = pre_tokenizer.pre_tokenize_str(unmarked(text[begin:end])) if pre_tokenizer else []
+        cut = self._pre_tokenizer
+        words = cut.pre_tokenize_str(unmarked(text[begin:end])) if cut else []
         if not words or MARK in text[begin:end]:  # offsets are those of the unmarked text
             return begin
         return begin + int(words[-1][1][0])
@@ -98,7 +106,9 @@ class Tokenizer:
 
         Added tokens that are not "special", such as `<think>`, stay in the text.
         """
-        return str(self._backend.decode(ids, skip_special_tokens=skip_special))
+        hidden = self._special_ids if skip_special else ()
+        tokens = [token for i in ids if i not in hidden and (token := self.token_of(i)) is not None]
+        return str(self._decoder.decode(tokens)) if self._decoder else " ".join(tokens)
 
     def spelled(self, ids: Sequence[int]) -> str | None:
         """All that `ids` stand for as text; None where one is special, or not of this vocabulary."""
@@ -107,18 +117,12 @@ class Tokenizer:
         return self.decode(ids)
 
     def id_of(self, token: str) -> int | None:
-        token_id: int | None = self._backend.token_to_id(token)
-        return token_id
+        return self._added[token] if token in self._added else self._vocabulary.id_of(token)
 
     def token_of(self, token_id: int) -> str | None:
         if token_id < 0:
             return None
-        token: str | None = self._backend.id_to_token(token_id)
-        return token
-
-    def _encode_plain(self, text: str) -> list[int]:
-        ids: list[int] = self._plain.encode(unmarked(text)).ids if text else []
-        return ids
+        return self._added_names.get(token_id) or self._vocabulary.token_of(token_id)
 
 
 def unmarked(text: str) -> str:

@@ -1,10 +1,7 @@
 """Where someone may come back to: whatever follows there, the ids before it stay as they are."""
 
-import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +15,6 @@ from qwen35.messages import Message, TextPart
 from qwen35.processing.processor import ModelInput, Processor
 from qwen35.processing.template import ChatTemplate
 from qwen35.processing.tokenizer import Tokenizer
-from tests.model.processing.conftest import SHARED_DATA
 
 MINI = Path(qwen35.__file__).parent / "builtin" / "mini"
 
@@ -67,32 +63,6 @@ QUESTIONS = (
 )
 
 
-def gguf_strings(path: Path) -> dict[str, Any]:
-    """The metadata of a GGUF file."""
-    data, place = path.read_bytes(), 24
-    sizes = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-
-    def take(format: str) -> Any:
-        nonlocal place
-        (value,) = struct.unpack_from(f"<{format}", data, place)
-        place += struct.calcsize(format)
-        return value
-
-    def read(kind: int) -> Any:
-        nonlocal place
-        if kind == 8:
-            length = take("Q")
-            place += length
-            return data[place - length : place].decode()
-        if kind == 9:
-            kind, count = take("I"), take("Q")
-            return [read(kind) for _ in range(count)]
-        return take(sizes[kind])
-
-    _, count = struct.unpack_from("<QQ", data, 8)
-    return {read(8): read(take("I")) for _ in range(count)}
-
-
 def processor_of(tokenizer: Tokenizer, template: ChatTemplate | None) -> Processor:
     return Processor(ModelConfig.from_folder(MINI), tokenizer, template, None)
 
@@ -103,26 +73,13 @@ def mini() -> Processor:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Processor:
+def real(
+    real_tokenizer_json: str, official_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Processor:
     """The real vocabulary, merges and template of the family, in the words of its own pre-tokeniser."""
-    vocabulary, template = SHARED_DATA / "ggml-vocab-qwen35.gguf", SHARED_DATA / "Qwen3.5-4B.jinja"
-    if not (vocabulary.exists() and template.exists()):
-        pytest.skip(f"{SHARED_DATA} is not beside this checkout")
-    read = gguf_strings(vocabulary)
-    values = json.loads((MINI / "tokenizer.json").read_text(encoding="utf-8"))
-    tokens, kinds = read["tokenizer.ggml.tokens"], read["tokenizer.ggml.token_type"]
-    is_added = {i: kind in (3, 4) for i, kind in enumerate(kinds)}
-    values["model"]["vocab"] = {token: i for i, token in enumerate(tokens) if not is_added[i]}
-    values["model"]["merges"] = [merge.split(" ") for merge in read["tokenizer.ggml.merges"]]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    values["added_tokens"] = [
-        {"id": i, "content": token, "special": kinds[i] == 3, **flags}
-        for i, token in enumerate(tokens)
-        if is_added[i]
-    ]
     folder = tmp_path_factory.mktemp("real")
-    (folder / "chat_template.jinja").write_bytes(template.read_bytes())
-    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(values)))
+    (folder / "chat_template.jinja").write_text(official_template, encoding="utf-8")
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(real_tokenizer_json))
     return processor_of(tokenizer, ChatTemplate.from_folder(folder))
 
 
