@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_COLUMN = 64  # scores whose greatest is found first
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -40,7 +42,7 @@ class Sampler:
         """The next token's id, from logits (vocab_size,) float32, which are left as they are."""
         scores = self._penalise(logits[: self.num_tokens])
         params = self.params
-        token = int(scores.argmax()) if params.temperature <= 0 else self._sample(scores / params.temperature)
+        token = int(scores.argmax()) if params.temperature <= 0 else self._sample(scores)
         self.generated[token] += 1
         self._is_seen[token] = True
         return token
@@ -62,10 +64,9 @@ class Sampler:
         assert self._random is not None
         params = self.params
         count = len(scores) if params.top_k <= 0 else min(params.top_k, len(scores))
-        # A full sort of a quarter of a million scores costs milliseconds: cut first, then sort.
-        best = np.argpartition(scores, -count)[-count:] if count < len(scores) else np.arange(len(scores))
-        best = best[np.argsort(-scores[best], kind="stable")]
-        weights = np.exp(scores[best].astype(np.float64) - scores[best[0]])
+        best = greatest(scores, count)
+        warmed = scores[best] / np.float32(params.temperature)
+        weights = np.exp(warmed.astype(np.float64) - warmed[0])
         if params.min_p > 0:
             weights = weights[weights >= params.min_p]
         if params.top_p < 1:
@@ -73,3 +74,18 @@ class Sampler:
             weights = weights[before < params.top_p * weights.sum()]
         sums = np.cumsum(weights)
         return int(best[np.searchsorted(sums, self._random.random() * sums[-1], side="right")])
+
+
+def greatest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the `count` greatest, the greatest first, of equals the first one first.
+
+    To sort a quarter of a million scores costs milliseconds, to find the greatest of many short columns
+    hardly anything: the count-th greatest of these is a bound, which all that are looked for reach.
+    """
+    width = len(scores) // _COLUMN
+    if count < width:
+        tops = scores[: width * _COLUMN].reshape(_COLUMN, width).max(0)
+        candidates = np.flatnonzero(scores >= np.partition(tops, -count)[-count])
+    else:
+        candidates = np.arange(len(scores))
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:count]]

@@ -79,7 +79,8 @@ class CompiledVocabulary:
         self._longest = int(arrays["longest"][0])
         self._normalizer, self._pre_tokenizer = frame.normalizer, frame.pre_tokenizer
         self._settings = settings
-        self._known: dict[str, tuple[int, ...]] = {}
+        self._known: dict[str, tuple[int, ...]] = {}  # ids by word
+        self._tokens: dict[int, str] = {}
         self._whole: BPE | None = None
 
     def token_of(self, token_id: int) -> str | None:
@@ -106,6 +107,12 @@ class CompiledVocabulary:
         return [token_id for word in words for token_id in self._known[word]]
 
     def _token(self, token_id: int) -> str:
+        token = self._tokens.get(token_id)
+        if token is None:
+            token = self._tokens[token_id] = self._read_token(token_id)
+        return token
+
+    def _read_token(self, token_id: int) -> str:
         start = int(self._ends[token_id - 1]) if token_id else 0
         return self._text[start : int(self._ends[token_id])].tobytes().decode()
 

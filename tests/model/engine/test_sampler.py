@@ -12,7 +12,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from qwen35.engine.sampler import Sampler, SamplingParams
+from qwen35.engine.sampler import Sampler, SamplingParams, greatest
 
 NUM_TOKENS, NUM_PADDING, NUM_DRAWS = 20, 3, 4000
 NO_PROMPT = np.empty(0, np.int64)
@@ -55,6 +55,15 @@ def test_draws_are_distributed_as_those_of_transformers(params: SamplingParams, 
     for token, probability in enumerate(expected.tolist()):
         deviation = (NUM_DRAWS * probability * (1 - probability)) ** 0.5
         assert abs(counts[token] - NUM_DRAWS * probability) <= 4.5 * deviation + 1e-9, token
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 640, 5000, 5001])
+@pytest.mark.parametrize("count", [1, 2, 9, 78, 79])
+def test_the_greatest_are_those_of_a_sort(size: int, count: int) -> None:
+    scores = np.random.default_rng(size).integers(-40, 40, size).astype(np.float32)  # many are equal
+    order = np.argsort(-scores, kind="stable")
+
+    assert greatest(scores, count).tolist() == order[:count].tolist()
 
 
 def test_greedy_takes_the_best_token_that_is_not_padding() -> None:

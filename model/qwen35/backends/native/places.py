@@ -19,10 +19,13 @@ def address(array: NDArray[Any]) -> int:
 
 def linear_places(old: Sequence[LinearMemory], new: Sequence[LinearMemory]) -> Addresses:
     """(B, 4): each sequence's conv inputs before and after, its matrix before and after."""
-    rows = [
-        (address(a.conv), address(b.conv), address(a.state), address(b.state))
-        for a, b in zip(old, new, strict=True)
-    ]
+    rows = []
+    for before, after in zip(old, new, strict=True):
+        conv, state = address(before.conv), address(before.state)
+        if after is before:
+            rows.append((conv, conv, state, state))
+        else:
+            rows.append((conv, address(after.conv), state, address(after.state)))
     return np.array(rows, np.uintp)
 
 

@@ -11,7 +11,7 @@ namespace qw {
 
 namespace {
 
-constexpr int TILE_TARGET = 64; // query rows of a tile, which share one reading of the keys
+constexpr int TILE_TARGET = 96; // query rows of a tile, which share one reading of the keys
 
 // One work item: tokens [first, last) of the call, one key head, key blocks [first_block, last_block).
 struct Tile {

@@ -9,7 +9,9 @@ namespace qw {
 constexpr int ROW_TILE = 4;    // activation rows that share one read of the weights
 constexpr int DELTA_COLS = 32; // value columns of a state that stay in the first cache over all tokens
 constexpr int KEY_BLOCK = 256; // keys of one block of the KV cache, as in state.py
-constexpr int KEY_TILE = 16;   // keys that are widened to float32 at a time
+constexpr int KEY_TILE = 16;   // keys that are scored at a time
+constexpr int QUERY_GROUP = 6; // query rows that share one read of a key, at most
+constexpr int FEW_QUERIES = 8; // query rows for which keys are not widened aside
 
 enum NumberType : int32_t { NUMBER_F32 = 0, NUMBER_F16 = 1, NUMBER_BF16 = 2 };
 enum Activation : int32_t { ACTIVATION_NONE = 0, ACTIVATION_GELU_TANH = 1, ACTIVATION_GELU_EXACT = 2 };
@@ -41,7 +43,8 @@ struct AttentionTile {
 };
 inline int padded_head(int head_dim) { return round_up(head_dim, 16); }
 inline size_t attention_scratch_floats(int num_rows, int head_dim) {
-    return size_t(num_rows) * KEY_BLOCK + size_t(KEY_TILE) * padded_head(head_dim);
+    const size_t keys = size_t(KEY_TILE) * padded_head(head_dim), values = size_t(KEY_BLOCK) * 16;
+    return size_t(num_rows) * KEY_BLOCK + (keys > values ? keys : values);
 }
 
 struct Kernels {

@@ -12,26 +12,58 @@
 namespace qw {
 namespace QWEN_ISA {
 
-// Widen `count` keys or values to float32 rows of `padded` numbers, zeros behind head_dim.
-static void widen(const uint16_t* from, int count, int head_dim, int padded, float* to) {
-    for (int key = 0; key < count; key++, from += head_dim, to += padded) {
-        for (int i = 0; i < padded; i += LANES) {
-            store(to + i, i < head_dim ? load_bf16(from + i, head_dim - i) : set1(0.0f));
+constexpr int LINE = 32; // bf16 numbers in a cache line
+
+// Eight keys or values as floats, where they lie or where they were widened to.
+static inline F8 load_any(const float* p) { return load(p); }
+static inline F8 load_any(const uint16_t* p) { return load_bf16(p); }
+
+// Group `number` of rows that are taken together: as few as QUERY_GROUP allows, of sizes as even as can be.
+struct RowGroup {
+    int first, count;
+    RowGroup(int num_rows, int number) {
+        const int num_groups = (num_rows + QUERY_GROUP - 1) / QUERY_GROUP;
+        first = num_rows * number / num_groups;
+        count = num_rows * (number + 1) / num_groups - first;
+    }
+};
+
+// Let the cache fetch one of `num_parts` parts of `count` numbers.
+static inline void fetch(const uint16_t* p, int count, int part, int num_parts) {
+    const int first = count * part / num_parts / LINE * LINE, last = count * (part + 1) / num_parts;
+    for (int i = first; i < last; i += LINE) __builtin_prefetch(p + i, 0, 2);
+}
+
+// Widen columns [first, first + width) of `count` keys or values: rows of `width` floats, with zeros behind
+// head_dim.
+static void widen(const uint16_t* from, int count, int head_dim, int first, int width, float* to) {
+    for (int key = 0; key < count; key++, from += head_dim, to += width) {
+        for (int i = 0; i < width; i += LANES) {
+            const int at = first + i;
+            store(to + i, at < head_dim ? load_bf16(from + at, head_dim - at) : set1(0.0f));
         }
     }
 }
 
-// Scores of R rows against K keys.
-template <int R, int K>
-static inline void score(const float* q, const float* k, int padded, float* scores) {
-    F8 totals[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) totals[i] = set1(0.0f);
+// Scores of R rows against K keys of `padded` numbers. Where keys are read as they lie, those of the next
+// tile are fetched meanwhile, and the values of these, which lie `to_values` behind them.
+template <int R, int K, class Key>
+static inline void score(const float* q, const Key* k, int padded, ptrdiff_t to_values, float* scores) {
+    F8 totals[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) totals[i] = set1(0.0f);
     for (int i = 0; i < padded; i += LANES) {
+        if (sizeof(Key) == sizeof(uint16_t) && i % LINE == 0) {
+#pragma GCC unroll 8
+            for (int j = 0; j < K; j++) {
+                __builtin_prefetch(k + (KEY_TILE + j) * padded + i, 0, 3);
+                __builtin_prefetch(k + to_values + j * padded + i, 0, 2);
+            }
+        }
         F8 keys[K];
 #pragma GCC unroll 8
-        for (int j = 0; j < K; j++) keys[j] = load(k + j * padded + i);
-#pragma GCC unroll 4
+        for (int j = 0; j < K; j++) keys[j] = load_any(k + j * padded + i);
+#pragma GCC unroll 6
         for (int r = 0; r < R; r++) {
             F8 query = load(q + r * padded + i);
             hold(query);
@@ -39,21 +71,25 @@ static inline void score(const float* q, const float* k, int padded, float* scor
             for (int j = 0; j < K; j++) totals[r * K + j] = fma(query, keys[j], totals[r * K + j]);
         }
     }
-    float found[8];
+    float found[16];
     store(found, sums(totals));
+    if (R * K > 8) store(found + 8, sums(totals + 8));
     for (int r = 0; r < R; r++) memcpy(scores + r * KEY_BLOCK, found + r * K, K * sizeof(float));
 }
 
-// y += weights * values for R rows and 16 dimensions, keys in order.
-template <int R>
-static inline void weigh(const float* weights, const float* values, int count, int padded, float* y) {
+// y += weights * values for R rows and 16 dimensions, keys in order; `stride` from one key's values to the
+// next.
+template <int R, class Value>
+static inline void weigh(const float* weights, const Value* values, int count, int stride, int padded,
+                         float* y) {
     F8 total[R][2];
     for (int r = 0; r < R; r++) {
         total[r][0] = load(y + r * padded);
         total[r][1] = load(y + r * padded + LANES);
     }
     for (int key = 0; key < count; key++) {
-        F8 first = load(values + key * padded), second = load(values + key * padded + LANES);
+        F8 first = load_any(values + key * stride), second = load_any(values + key * stride + LANES);
+#pragma GCC unroll 6
         for (int r = 0; r < R; r++) {
             F8 weight = set1(weights[r * KEY_BLOCK + key]);
             total[r][0] = fma(weight, first, total[r][0]);
@@ -66,33 +102,47 @@ static inline void weigh(const float* weights, const float* values, int count, i
     }
 }
 
-// As many keys at a time as keep eight sums, KEY_TILE in all.
-static inline void score_rows(int rows, const float* q, const float* k, int padded, float* scores) {
-    switch (rows) {
-    case 1:
-        for (int key = 0; key < KEY_TILE; key += 8) score<1, 8>(q, k + key * padded, padded, scores + key);
-        return;
-    case 2:
-        for (int key = 0; key < KEY_TILE; key += 4) score<2, 4>(q, k + key * padded, padded, scores + key);
-        return;
-    case 3:
-        for (int key = 0; key < KEY_TILE; key += 2) score<3, 2>(q, k + key * padded, padded, scores + key);
-        return;
-    default:
-        for (int key = 0; key < KEY_TILE; key += 2) score<4, 2>(q, k + key * padded, padded, scores + key);
-        return;
+// KEY_TILE keys, as many at a time as keep eight sums or twelve in registers.
+template <int R, int K, class Key>
+static inline void score_tile(const float* q, const Key* k, int padded, ptrdiff_t to_values, float* scores) {
+    for (int key = 0; key < KEY_TILE; key += K) {
+        score<R, K>(q, k + key * padded, padded, to_values, scores + key);
     }
 }
-static inline void weigh_rows(int rows, const float* w, const float* v, int count, int padded, float* y) {
+template <class Key>
+static inline void score_rows(int rows, const float* q, const Key* k, int padded, ptrdiff_t to_values,
+                              float* scores) {
     switch (rows) {
     case 1:
-        return weigh<1>(w, v, count, padded, y);
+        return score_tile<1, 8>(q, k, padded, to_values, scores);
     case 2:
-        return weigh<2>(w, v, count, padded, y);
+        return score_tile<2, 4>(q, k, padded, to_values, scores);
     case 3:
-        return weigh<3>(w, v, count, padded, y);
+        return score_tile<3, 4>(q, k, padded, to_values, scores);
+    case 4:
+        return score_tile<4, 2>(q, k, padded, to_values, scores);
+    case 5:
+        return score_tile<5, 2>(q, k, padded, to_values, scores);
     default:
-        return weigh<4>(w, v, count, padded, y);
+        return score_tile<6, 2>(q, k, padded, to_values, scores);
+    }
+}
+template <class Value>
+static inline void weigh_rows(int rows, const float* weights, const Value* values, int count, int stride,
+                              int padded, float* y) {
+    switch (rows) {
+    case 1:
+        return weigh<1>(weights, values, count, stride, padded, y);
+    case 2:
+        return weigh<2>(weights, values, count, stride, padded, y);
+    case 3:
+        return weigh<3>(weights, values, count, stride, padded, y);
+    case 4:
+        return weigh<4>(weights, values, count, stride, padded, y);
+    case 5:
+        return weigh<5>(weights, values, count, stride, padded, y);
+    default:
+        return weigh<6>(weights, values, count, stride, padded, y);
     }
 }
 
@@ -117,36 +167,72 @@ static inline void soften(float* scores, int limit, int num_keys, float* top, fl
     *total = sum(lanes);
 }
 
-static void attend(const AttentionTile& tile) {
-    const int padded = padded_head(tile.head_dim);
+// Keys to scores, values to y: where many rows use them, widened aside first; where few do, as they lie, as
+// to widen them would cost as much.
+static void attend_many(const AttentionTile& tile, int num_keys, int num_groups) {
+    const int Dh = tile.head_dim, padded = padded_head(Dh), tile_values = KEY_TILE * Dh;
     float* scores = tile.scratch;                             // (rows, KEY_BLOCK)
-    float* wide = scores + size_t(tile.num_rows) * KEY_BLOCK; // (KEY_TILE, padded)
-    int num_keys = 0;                                         // that some row sees
-    for (int r = 0; r < tile.num_rows; r++) num_keys = tile.limits[r] > num_keys ? tile.limits[r] : num_keys;
-
+    float* wide = scores + size_t(tile.num_rows) * KEY_BLOCK; // (KEY_TILE, padded), then (KEY_BLOCK, 16)
     for (int first = 0; first < num_keys; first += KEY_TILE) {
-        const int count = num_keys - first < KEY_TILE ? num_keys - first : KEY_TILE;
-        widen(tile.k + size_t(first) * tile.head_dim, count, tile.head_dim, padded, wide);
-        // What lies beyond num_keys is scored too, and never read.
-        memset(wide + size_t(count) * padded, 0, size_t(KEY_TILE - count) * padded * sizeof(float));
-        for (int r = 0; r < tile.num_rows; r += ROW_TILE) {
-            score_rows(tile.num_rows - r, tile.q + size_t(r) * padded, wide, padded,
-                       scores + size_t(r) * KEY_BLOCK + first);
+        const uint16_t *keys = tile.k + size_t(first) * Dh, *values = tile.v + size_t(first) * Dh;
+        widen(keys, KEY_TILE, Dh, 0, padded, wide);
+        for (int i = 0; i < num_groups; i++) {
+            const RowGroup group(tile.num_rows, i);
+            fetch(keys + tile_values, tile_values, i, num_groups);
+            fetch(values, tile_values, i, num_groups);
+            score_rows(group.count, tile.q + size_t(group.first) * padded, wide, padded, 0,
+                       scores + size_t(group.first) * KEY_BLOCK + first);
         }
     }
     for (int r = 0; r < tile.num_rows; r++) {
         soften(scores + size_t(r) * KEY_BLOCK, tile.limits[r], num_keys, tile.top + r, tile.total + r);
     }
-    memset(tile.y, 0, size_t(tile.num_rows) * padded * sizeof(float));
+    for (int column = 0; column < padded; column += 2 * LANES) {
+        widen(tile.v, num_keys, Dh, column, 2 * LANES, wide);
+        for (int i = 0; i < num_groups; i++) {
+            const RowGroup group(tile.num_rows, i);
+            weigh_rows(group.count, scores + size_t(group.first) * KEY_BLOCK, wide, num_keys, 2 * LANES,
+                       padded, tile.y + size_t(group.first) * padded + column);
+        }
+    }
+}
+static void attend_few(const AttentionTile& tile, int num_keys, int num_groups) {
+    const int Dh = tile.head_dim;
+    float* scores = tile.scratch; // (rows, KEY_BLOCK)
+    for (int first = 0; first < num_keys; first += KEY_TILE) {
+        for (int i = 0; i < num_groups; i++) {
+            const RowGroup group(tile.num_rows, i);
+            score_rows(group.count, tile.q + size_t(group.first) * Dh, tile.k + size_t(first) * Dh, Dh,
+                       tile.v - tile.k, scores + size_t(group.first) * KEY_BLOCK + first);
+        }
+    }
+    for (int r = 0; r < tile.num_rows; r++) {
+        soften(scores + size_t(r) * KEY_BLOCK, tile.limits[r], num_keys, tile.top + r, tile.total + r);
+    }
     for (int first = 0; first < num_keys; first += KEY_TILE) {
         const int count = num_keys - first < KEY_TILE ? num_keys - first : KEY_TILE;
-        widen(tile.v + size_t(first) * tile.head_dim, count, tile.head_dim, padded, wide);
-        for (int r = 0; r < tile.num_rows; r += ROW_TILE) {
-            for (int i = 0; i < padded; i += 2 * LANES) {
-                weigh_rows(tile.num_rows - r, scores + size_t(r) * KEY_BLOCK + first, wide + i, count, padded,
-                           tile.y + size_t(r) * padded + i);
+        for (int column = 0; column < Dh; column += 2 * LANES) {
+            for (int i = 0; i < num_groups; i++) {
+                const RowGroup group(tile.num_rows, i);
+                weigh_rows(group.count, scores + size_t(group.first) * KEY_BLOCK + first,
+                           tile.v + size_t(first) * Dh + column, count, Dh, Dh,
+                           tile.y + size_t(group.first) * Dh + column);
             }
         }
+    }
+}
+
+// What lies beyond the keys that are seen, in their tile, is scored too, and never read.
+static void attend(const AttentionTile& tile) {
+    const int padded = padded_head(tile.head_dim);
+    const int num_groups = (tile.num_rows + QUERY_GROUP - 1) / QUERY_GROUP;
+    int num_keys = 0; // that some row sees
+    for (int r = 0; r < tile.num_rows; r++) num_keys = tile.limits[r] > num_keys ? tile.limits[r] : num_keys;
+    memset(tile.y, 0, size_t(tile.num_rows) * padded * sizeof(float));
+    if (tile.num_rows <= FEW_QUERIES && padded == tile.head_dim) {
+        attend_few(tile, num_keys, num_groups);
+    } else {
+        attend_many(tile, num_keys, num_groups);
     }
 }
 
