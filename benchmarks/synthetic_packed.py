@@ -26,8 +26,11 @@ from benchmarks.synthetic import (
     write_small_files,
 )
 from qwen35.config import ModelConfig
+from qwen35.processing.vocabulary import FILE as VOCABULARY
+from qwen35.processing.vocabulary import compile_vocabulary
+from qwen35.weights.checksum import Checksum
 from qwen35.weights.layout import Item, Part, file_sizes, lay_out
-from qwen35.weights.manifest import MANIFEST, FileEntry, SourceEntry
+from qwen35.weights.manifest import MANIFEST, VERSION, FileEntry, SourceEntry
 from qwen35.weights.pack_plan import SMALL_FILES, Plan, manifest_of
 from qwen35.weights.recipe import Recipe
 from qwen35.weights.shapes import parameter_shapes
@@ -86,12 +89,12 @@ def draw_scales(generator: np.random.Generator, shape: tuple[int, ...], highest:
 
 
 def layout_hash(size: Size, recipe: Recipe) -> str:
-    """Changes with the shapes and with what the recipe makes of them."""
+    """Changes with the shapes, with what the recipe makes of them and with the format of packed models."""
     config = ModelConfig.from_dict(config_json(size), "config.json")
     places = [
         (item.file, item.offset, [part.format for part in item.parts]) for item in _items(config, recipe)
     ]
-    return hashlib.sha256(repr(places).encode()).hexdigest()[:8]
+    return hashlib.sha256(repr((VERSION, places)).encode()).hexdigest()[:8]
 
 
 def _items(config: ModelConfig, recipe: Recipe) -> tuple[Item, ...]:
@@ -101,31 +104,35 @@ def _items(config: ModelConfig, recipe: Recipe) -> tuple[Item, ...]:
 def write_packed(size: Size, folder: Path, recipe: Recipe) -> None:
     """The whole folder; the manifest last, as packing does it."""
     write_small_files(size, folder)
+    if vocabulary := compile_vocabulary((folder / "tokenizer.json").read_bytes()):
+        (folder / VOCABULARY).write_bytes(vocabulary)
     config = ModelConfig.from_dict(config_json(size), "config.json")
     items = _items(config, recipe)
     tiles = RandomTiles()
-    hashes: list[str] = []
+    checksums: list[str] = []
     files = {name: FileEntry(path.stat().st_size, _sha256(path)) for name, path in _small_files(folder)}
     for file, size_bytes in file_sizes(items).items():
         own = [item for item in items if item.file == file]
-        files[file] = FileEntry(size_bytes, _write_file(folder / file, size_bytes, own, tiles, hashes))
+        files[file] = FileEntry(size_bytes, _write_file(folder / file, size_bytes, own, tiles, checksums))
     source = SourceEntry(
         folder.name, "bfloat16", 2 * sum(map(prod, parameter_shapes(config).values())), "synthetic"
     )
     plan = Plan(source, recipe, items, None, ())  # type: ignore[arg-type]  # no checkpoint is read
-    (folder / MANIFEST).write_bytes(manifest_of(plan, hashes, files).to_bytes())
+    (folder / MANIFEST).write_bytes(manifest_of(plan, checksums, files).to_bytes())
 
 
 def _small_files(folder: Path) -> list[tuple[str, Path]]:
-    return [(name, folder / name) for name in SMALL_FILES if (folder / name).exists()]
+    return [(name, folder / name) for name in (*SMALL_FILES, VOCABULARY) if (folder / name).exists()]
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _write_file(path: Path, size_bytes: int, items: list[Item], tiles: RandomTiles, hashes: list[str]) -> str:
-    """Write one data file. Its items' hashes are added to `hashes`, its own is returned."""
+def _write_file(
+    path: Path, size_bytes: int, items: list[Item], tiles: RandomTiles, checksums: list[str]
+) -> str:
+    """Write one data file. Its items' checksums are added to `checksums`, its SHA-256 is returned."""
     whole = hashlib.sha256()
     with path.open("wb") as file:
 
@@ -135,16 +142,16 @@ def _write_file(path: Path, size_bytes: int, items: list[Item], tiles: RandomTil
 
         for item in items:
             write(bytes(item.offset - file.tell()))
-            record = hashlib.sha256()
+            checksum = Checksum()
             for part in item.parts:
                 padding = bytes(item.offset + part.offset - file.tell())
                 for data in (padding, *tiles.of(part, item.shape)):
                     write(data)
-                    record.update(data)
+                    checksum.update(data)
             padding = bytes(item.offset + item.size_bytes - file.tell())
             write(padding)
-            record.update(padding)
-            hashes.append(record.hexdigest())
+            checksum.update(padding)
+            checksums.append(checksum.hexdigest())
         write(bytes(size_bytes - file.tell()))
     return whole.hexdigest()
 

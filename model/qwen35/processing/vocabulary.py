@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 import tokenizers
 from numpy.typing import NDArray
 from tokenizers.models import BPE
@@ -149,7 +147,9 @@ def load_vocabulary(path: Path) -> tuple[tokenizers.Tokenizer, Vocabulary, dict[
 
     Raises OSError, and other exceptions for a file that is damaged.
     """
-    arrays = safetensors.numpy.load(path.read_bytes())
+    from safetensors.numpy import load
+
+    arrays = load(path.read_bytes())
     about = json.loads(arrays["about"].tobytes())
     frame = tokenizers.Tokenizer.from_str(json.dumps(about["frame"]))
     added = {
@@ -166,6 +166,8 @@ def compile_vocabulary(tokenizer_json: bytes) -> bytes | None:
     token and no marks within words. The arrays: all tokens' `text` in UTF-8, end to end, and their `ends` by
     id; sorted `hashes` and their `hash_ids`; `merges` (3, R): left, right, what they make.
     """
+    from safetensors.numpy import save
+
     try:
         about = json.loads(tokenizer_json)
         model = about.pop("model")
@@ -177,7 +179,14 @@ def compile_vocabulary(tokenizer_json: bytes) -> bytes | None:
             return None
         tokens = sorted(vocab, key=vocab.__getitem__)
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in pairs]
-        merges = [(vocab[left], vocab[right], vocab[left + right]) for left, right in pairs]
+        merges = np.array(
+            [
+                [vocab[left] for left, _ in pairs],
+                [vocab[right] for _, right in pairs],
+                [vocab[left + right] for left, right in pairs],
+            ],
+            np.uint32,
+        )
         added = about.pop("added_tokens") or []
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # the package will say what is wrong with it
@@ -187,13 +196,13 @@ def compile_vocabulary(tokenizer_json: bytes) -> bytes | None:
     about |= {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}
     text = json.dumps({"frame": about, "added_tokens": added, "settings": settings}).encode()
     return bytes(
-        safetensors.numpy.save(
+        save(
             {
                 "text": np.frombuffer(b"".join(encoded), np.uint8),
                 "ends": np.cumsum([len(each) for each in encoded], dtype=np.uint32),
                 "hashes": hashes[order],
                 "hash_ids": order.astype(np.uint32),
-                "merges": np.ascontiguousarray(np.array(merges, np.uint32).reshape(-1, 3).T),
+                "merges": merges,
                 "longest": np.array([max(map(len, tokens), default=0)], np.uint32),
                 "about": np.frombuffer(text, np.uint8),
             }

@@ -20,7 +20,7 @@ from qwen35.weights.header import parse_json
 from qwen35.weights.tiles import F32, FORMATS, LINE, matrix_bytes
 
 MANIFEST = "manifest.json"
-FORMAT, VERSION = "qwen-packed", 1
+FORMAT, VERSION = "qwen-packed", 2
 PACK_AGAIN = "Pack the model again (qwen models pack), or fetch the file again."
 
 
@@ -33,7 +33,7 @@ class TensorEntry:
     file: str
     offset: int
     size_bytes: int
-    sha256: str
+    checksum: str  # as weights.checksum defines it; so are those of records
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -53,7 +53,7 @@ class PartEntry:
 
 @dataclass(frozen=True, slots=True)
 class ExpertsEntry:
-    """A layer's records: expert e at `offset + e * stride` of `file`; `sha256[e]` covers the stride."""
+    """A layer's records: expert e at `offset + e * stride` of `file`; `checksums[e]` covers the stride."""
 
     format: str
     file: str
@@ -61,7 +61,7 @@ class ExpertsEntry:
     stride: int
     count: int
     parts: Mapping[str, PartEntry]  # gate, up, down
-    sha256: tuple[str, ...]
+    checksums: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def _from_dict(values: dict[str, Any]) -> Manifest:
             name: PartEntry((int(part["shape"][0]), int(part["shape"][1])), int(part["offset"]))
             for name, part in entry["parts"].items()
         }
-        experts[layer] = ExpertsEntry(**entry | {"parts": parts, "sha256": tuple(entry["sha256"])})
+        experts[layer] = ExpertsEntry(**entry | {"parts": parts, "checksums": tuple(entry["checksums"])})
     files = {name: FileEntry(**entry) for name, entry in values["files"].items()}
     return Manifest(SourceEntry(**values["source"]), values["quant"], tensors, experts, files)
 
@@ -199,7 +199,9 @@ def _check(path: Path, manifest: Manifest) -> None:
         if not fits or not _is_within(manifest, tensor.file, tensor.offset, tensor.size_bytes):
             _refuse(path, f"the place of '{name}' does not fit its shape or its file. {PACK_AGAIN}")
     for layer, experts in manifest.experts.items():
-        fits = experts.format != F32 and len(experts.sha256) == experts.count and experts.stride % LINE == 0
+        fits = (
+            experts.format != F32 and len(experts.checksums) == experts.count and experts.stride % LINE == 0
+        )
         end = 0
         for name in ("gate", "up", "down"):
             fits &= experts.parts[name].offset == end  # kernels work it out from the shapes

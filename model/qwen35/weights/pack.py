@@ -7,12 +7,16 @@ then config and tokenizer, the manifest, and one rename.
 import hashlib
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from qwen35.errors import CheckpointError, UnwritableError
+from qwen35.processing.vocabulary import FILE as VOCABULARY
+from qwen35.processing.vocabulary import compile_vocabulary
+from qwen35.weights.checksum import Checksum
 from qwen35.weights.layout import file_sizes
 from qwen35.weights.manifest import MANIFEST, FileEntry, Manifest, is_packed
 from qwen35.weights.pack_plan import Plan, manifest_of, plan_pack
@@ -76,14 +80,16 @@ def pack(
                 "source that has changed. Delete it, or choose another folder.",
                 path=str(work.root),
             )
-        num_resumed, entries = _write_data(plan, work, journal, quantiser, num_threads, on_progress)
+        with ThreadPoolExecutor(1) as beside:  # a second of work that needs no weights
+            small_files = beside.submit(_small_files, plan)
+            num_resumed, entries = _write_data(plan, work, journal, quantiser, num_threads, on_progress)
         if plan_pack(source, quant).source.identity != plan.source.identity:
             raise CheckpointError(
                 f"{source}: its weight files changed while they were packed. Delete {work.root}, then pack "
                 "again.",
                 path=str(source),
             )
-        manifest = _write_rest(plan, work, journal, entries)
+        manifest = _write_rest(plan, work, journal, entries, small_files.result())
         with writing(target):
             if target.exists():  # empty: POSIX would replace it, Windows would not
                 target.rmdir()
@@ -146,14 +152,23 @@ def _write_data(
             file.close()
 
 
-def _write_rest(plan: Plan, work: WorkFolder, journal: Journal, entries: dict[str, FileEntry]) -> Manifest:
+def _small_files(plan: Plan) -> dict[str, bytes]:
+    """By name, the vocabulary in a form that is read at once among them."""
+    files = {path.name: _read_small(path) for path in plan.small_files}
+    if vocabulary := compile_vocabulary(files.get("tokenizer.json", b"")):
+        files[VOCABULARY] = vocabulary
+    return files
+
+
+def _write_rest(
+    plan: Plan, work: WorkFolder, journal: Journal, entries: dict[str, FileEntry], small: dict[str, bytes]
+) -> Manifest:
     """The small files, and the manifest last."""
-    for path in plan.small_files:
-        data = _read_small(path)
-        entries[path.name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+    for name, data in small.items():
+        entries[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
         with writing(work.root):
-            write_synced(work.files / path.name, data)
-    manifest = manifest_of(plan, journal.hashes, entries)
+            write_synced(work.files / name, data)
+    manifest = manifest_of(plan, journal.checksums, entries)
     with writing(work.root):
         write_synced(work.files / MANIFEST, manifest.to_bytes())
         sync_folder(work.files)
@@ -164,10 +179,10 @@ def _check_earlier(
     plan: Plan, journal: Journal, files: dict[str, DataFile], on_progress: OnProgress | None
 ) -> int:
     """How many items of an earlier run are on the disk as the journal says, from the first on."""
-    claimed = plan.items[: len(journal.hashes)]
+    claimed = plan.items[: len(journal.checksums)]
     total, done = sum(item.size_bytes for item in claimed), 0
     for index, item in enumerate(claimed):
-        if not files[item.file].check(item.offset, item.size_bytes, journal.hashes[index]):
+        if not files[item.file].check(item.offset, item.size_bytes, journal.checksums[index]):
             return index
         done += item.size_bytes
         if on_progress:
@@ -195,19 +210,17 @@ def _write_items(
     on_progress: OnProgress | None,
 ) -> None:
     """Write in order: what is on the disk is always a beginning."""
-    rest = plan.items[len(journal.hashes) :]
+    rest = plan.items[len(journal.checksums) :]
     total = sum(plan.reader.source_bytes(part.place, part.n * part.k) for item in rest for part in item.parts)
     done = 0
     with closing(slabs.of(rest)) as packed:
         for item in rest:
-            file, sha256 = files[item.file], hashlib.sha256()
+            file, checksum = files[item.file], Checksum()
 
-            def write(
-                data: bytes | memoryview, file: DataFile = file, sha256: "hashlib._Hash" = sha256
-            ) -> None:
+            def write(data: bytes | memoryview, file: DataFile = file, checksum: Checksum = checksum) -> None:
                 with writing(work.root):
                     file.write(data)
-                sha256.update(data)
+                checksum.update(data)
 
             with writing(work.root):
                 file.begin(item.offset)
@@ -223,7 +236,7 @@ def _write_items(
                         on_progress("packing", done, total)
             write(bytes(item.offset + item.size_bytes - file.end))
             with writing(work.root):
-                journal.add(sha256.hexdigest())
+                journal.add(checksum.hexdigest())
 
 
 def _read_small(path: Path) -> bytes:

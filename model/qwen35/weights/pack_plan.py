@@ -100,18 +100,18 @@ def _identity(checkpoint: Checkpoint, items: tuple[Item, ...]) -> str:
     return hashlib.sha256(json.dumps([VERSION, files, tensors, places]).encode()).hexdigest()
 
 
-def manifest_of(plan: Plan, hashes: Sequence[str], files: dict[str, FileEntry]) -> Manifest:
-    """What was written: `hashes` of the items in their order, `files` of the folder."""
+def manifest_of(plan: Plan, checksums: Sequence[str], files: dict[str, FileEntry]) -> Manifest:
+    """What was written: `checksums` of the items in their order, `files` of the folder."""
     tensors: dict[str, TensorEntry] = {}
     layers: dict[str, list[tuple[Item, str]]] = {}
-    for item, sha256 in zip(plan.items, hashes, strict=True):
+    for item, checksum in zip(plan.items, checksums, strict=True):
         if item.expert is None:
             format_name = item.parts[0].format
             tensors[item.name] = TensorEntry(
-                format_name, item.shape, item.file, item.offset, item.size_bytes, sha256
+                format_name, item.shape, item.file, item.offset, item.size_bytes, checksum
             )
         else:
-            layers.setdefault(item.name, []).append((item, sha256))
+            layers.setdefault(item.name, []).append((item, checksum))
     experts = {}
     for layer, records in layers.items():
         first = records[0][0]
@@ -123,6 +123,6 @@ def manifest_of(plan: Plan, hashes: Sequence[str], files: dict[str, FileEntry]) 
             stride=first.size_bytes,
             count=len(records),
             parts=parts,
-            sha256=tuple(sha256 for _, sha256 in records),
+            checksums=tuple(checksum for _, checksum in records),
         )
     return Manifest(plan.source, plan.recipe.quant, tensors, experts, files)

@@ -18,6 +18,7 @@ from qwen35.weights.tiles import F32, TILE_FORMATS, TILE_ROWS, TileFormat
 Quantiser = Callable[[Numbers, TileFormat], bytes | memoryview]
 
 _SLAB = 1 << 20  # weights in one piece of work: 2 MiB of the file, a few ms
+_AHEAD = 8  # slabs for each thread: work to go on with while the writer waits for the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Slabs:
     num_threads: int | None  # None: one for each core
 
     def of(self, items: Sequence[Item]) -> Generator[Slab]:
-        """All slabs of all parts of `items`, in order; a few more than there are threads wait in memory.
+        """All slabs of all parts of `items`, in order; at most _AHEAD for each thread wait in memory, packed.
 
         Raises CheckpointError for weights that cannot be packed.
         """
@@ -45,7 +46,7 @@ class Slabs:
             try:
                 for part, begin, end in _cut(items):
                     waiting.append(pool.submit(self._pack, part, begin, end))
-                    if len(waiting) > num_threads + 1:
+                    if len(waiting) > _AHEAD * num_threads:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()

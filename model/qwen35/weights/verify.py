@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 from qwen35.errors import CheckpointError
 from qwen35.weights.arena import OnProgress
-from qwen35.weights.manifest import PACK_AGAIN, Manifest
+from qwen35.weights.checksum import Checksum
+from qwen35.weights.manifest import PACK_AGAIN, FileEntry, Manifest
 from qwen35.weights.packed import open_manifest, packed_config
 
 _PIECE = 4 << 20
@@ -31,7 +32,7 @@ class _Stretch:
     name: str
     begin: int
     end: int
-    sha256: str
+    checksum: str
 
 
 def verify(folder: Path, on_progress: OnProgress | None = None) -> Verified:
@@ -51,8 +52,7 @@ def verify(folder: Path, on_progress: OnProgress | None = None) -> Verified:
 
     for name, entry in manifest.files.items():
         stretches = sorted(_stretches(manifest, name), key=lambda stretch: stretch.begin)
-        # A small file is one stretch, itself.
-        _check_file(folder / name, stretches or [_Stretch("", 0, entry.size_bytes, entry.sha256)], count)
+        _check_file(folder / name, entry, stretches, count)
     packed_config(folder, manifest)
     num_records = sum(entry.count for entry in manifest.experts.values())
     return Verified(manifest, len(manifest.tensors), num_records, total)
@@ -61,39 +61,42 @@ def verify(folder: Path, on_progress: OnProgress | None = None) -> Verified:
 def _stretches(manifest: Manifest, file: str) -> Iterator[_Stretch]:
     for name, tensor in manifest.tensors.items():
         if tensor.file == file:
-            yield _Stretch(f"'{name}'", tensor.offset, tensor.offset + tensor.size_bytes, tensor.sha256)
+            yield _Stretch(f"'{name}'", tensor.offset, tensor.offset + tensor.size_bytes, tensor.checksum)
     for layer, experts in manifest.experts.items():
         if experts.file == file:
-            for e, sha256 in enumerate(experts.sha256):
+            for e, checksum in enumerate(experts.checksums):
                 begin = experts.offset + e * experts.stride
-                yield _Stretch(f"expert {e} of '{layer}'", begin, begin + experts.stride, sha256)
+                yield _Stretch(f"expert {e} of '{layer}'", begin, begin + experts.stride, checksum)
 
 
-def _check_file(path: Path, stretches: list[_Stretch], count: Callable[[int], None]) -> None:
-    """Each stretch has its checksum, and all else is zeros: then the file as a whole is as it was."""
+def _check_file(
+    path: Path, entry: FileEntry, stretches: list[_Stretch], count: Callable[[int], None]
+) -> None:
+    """Each stretch has its checksum, which tells what is damaged, and the file its SHA-256."""
+    whole = hashlib.sha256()
+
+    def read(file: BinaryIO, num_bytes: int) -> str:
+        """The checksum of the next bytes."""
+        own = Checksum()
+        while num_bytes > 0 and (piece := file.read(min(num_bytes, _PIECE))):
+            whole.update(piece)
+            own.update(piece)
+            count(len(piece))
+            num_bytes -= len(piece)
+        return own.hexdigest()
+
     try:
         with path.open("rb") as file:
             for stretch in stretches:
-                _check_gap(path, file, stretch.begin - file.tell(), count)
-                sha256, rest = hashlib.sha256(), stretch.end - stretch.begin
-                while rest and (piece := file.read(min(rest, _PIECE))):
-                    sha256.update(piece)
-                    rest -= len(piece)
-                    count(len(piece))
-                if sha256.hexdigest() != stretch.sha256:
-                    what = f"{stretch.name} is damaged (bytes {stretch.begin:,} to {stretch.end:,})"
-                    raise _damaged(path, what if stretch.name else "damaged or changed since it was packed")
-            _check_gap(path, file, -1, count)
+                read(file, stretch.begin - file.tell())
+                if read(file, stretch.end - stretch.begin) != stretch.checksum:
+                    where = f"bytes {stretch.begin:,} to {stretch.end:,}"
+                    raise _damaged(path, f"{stretch.name} is damaged ({where})")
+            read(file, entry.size_bytes - file.tell())
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).", path=str(path)) from None
-
-
-def _check_gap(path: Path, file: BinaryIO, num_bytes: int, count: Callable[[int], None]) -> None:
-    """The next bytes, or all that are left, are zeros."""
-    gap = file.read(num_bytes)
-    if any(gap):
-        raise _damaged(path, f"damaged between the tensors (before byte {file.tell():,})")
-    count(len(gap))
+    if whole.hexdigest() != entry.sha256:
+        raise _damaged(path, "damaged or changed since it was packed")
 
 
 def _damaged(path: Path, what: str) -> CheckpointError:

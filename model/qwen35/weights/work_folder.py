@@ -23,14 +23,16 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from qwen35.errors import UnwritableError
+from qwen35.weights.checksum import Checksum
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
-_LINE = re.compile(rb'\{"sha256": "([0-9a-f]{64})"\}')
+_LINE = re.compile(rb'\{"checksum": "([0-9a-f]{16})"\}')
 _WRITE_BEHIND = 16 << 20
+_KEPT = 1 << 30  # bytes of a file that stay in the system's cache, for the first load
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -117,9 +119,9 @@ def _try_lock(file: BinaryIO) -> bool:
 class Journal:
     """The items written so far, in their order. Mutable; one owner, which holds the lock."""
 
-    def __init__(self, path: Path, hashes: list[str]) -> None:
+    def __init__(self, path: Path, checksums: list[str]) -> None:
         self._path = path
-        self.hashes = hashes
+        self.checksums = checksums
 
     @classmethod
     def open(cls, path: Path, identity: str) -> "Journal | None":
@@ -133,28 +135,28 @@ class Journal:
             path.write_bytes(first + b"\n")
         elif lines[0] != first:
             return None
-        hashes = [_LINE.fullmatch(line) for line in lines[1:]]
-        whole = [match[1].decode() for match in takewhile(bool, hashes) if match]
+        matches = [_LINE.fullmatch(line) for line in lines[1:]]
+        whole = [match[1].decode() for match in takewhile(bool, matches) if match]
         journal = cls(path, whole)
         journal.cut(len(whole))
         return journal
 
     def cut(self, num_items: int) -> None:
         """Forget what comes after the first `num_items`."""
-        del self.hashes[num_items:]
+        del self.checksums[num_items:]
         with self._path.open("r+b") as file:
             for _ in range(num_items + 1):
                 file.readline()
             file.truncate(file.tell())
 
-    def add(self, sha256: str) -> None:
-        self.hashes.append(sha256)
+    def add(self, checksum: str) -> None:
+        self.checksums.append(checksum)
         with self._path.open("ab") as file:
-            file.write(b'{"sha256": "%s"}\n' % sha256.encode())
+            file.write(b'{"checksum": "%s"}\n' % checksum.encode())
 
 
 class DataFile:
-    """A data file that grows item by item, with the checksum of all of it. Mutable; one owner."""
+    """A data file that grows item by item, with the SHA-256 of all of it. Mutable; one owner."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
@@ -162,9 +164,9 @@ class DataFile:
         self.end = 0  # bytes that are written and counted
         self._handed_over = 0  # of these, to the disk
 
-    def check(self, offset: int, size_bytes: int, sha256: str) -> bool:
+    def check(self, offset: int, size_bytes: int, checksum: str) -> bool:
         """Whether an item of that checksum comes next, after zeros up to `offset`; then it counts."""
-        own, whole = hashlib.sha256(), self._sha256.copy()
+        own, whole = Checksum(), self._sha256.copy()
         self._file.seek(self.end)
         gap = bytes(offset - self.end)
         if self._file.read(len(gap)) != gap:
@@ -178,7 +180,7 @@ class DataFile:
             rest -= len(piece)
             whole.update(piece)
             own.update(piece)
-        if own.hexdigest() != sha256:
+        if own.hexdigest() != checksum:
             return False
         self._sha256 = whole
         self.end = self._handed_over = offset + size_bytes
@@ -200,14 +202,21 @@ class DataFile:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """Let the disk begin, so that `finish` has little to wait for."""
+        """Let the disk begin, so that `finish` has little to wait for; and let go of what it has long had.
+
+        What comes then goes into that memory: to get new memory is slow in virtual machines.
+        """
         if sys.platform == "linux":  # where pages "not needed" are written out, and kept until they are
-            size_bytes = self.end - self._handed_over
-            os.posix_fadvise(self._file.fileno(), self._handed_over, size_bytes, os.POSIX_FADV_DONTNEED)
+            for begin, end in (
+                (self._handed_over, self.end),
+                (max(0, self._handed_over - _KEPT), max(0, self.end - _KEPT)),
+            ):
+                if begin < end:  # a length of zero would mean all of the file
+                    os.posix_fadvise(self._file.fileno(), begin, end - begin, os.POSIX_FADV_DONTNEED)
         self._handed_over = self.end
 
     def finish(self, size_bytes: int) -> str:
-        """Fill up to `size_bytes`, put it on the disk, close. Returns the checksum."""
+        """Fill up to `size_bytes`, put it on the disk, close. Returns the SHA-256."""
         self.begin(size_bytes)
         os.fsync(self._file.fileno())
         self._file.close()

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from qwen35.errors import CheckpointError
+from qwen35.processing.vocabulary import FILE as VOCABULARY
 from qwen35.weights.checkpoint import SINGLE_FILE
 from qwen35.weights.layout import DATA_FILES
 from qwen35.weights.manifest import MANIFEST
@@ -171,7 +172,7 @@ def test_the_small_files_come_along(tmp_path: Path) -> None:
 
     small = {name: data for name, data in contents(source).items() if "safetensors" not in name}
     del small["README.md"]
-    assert found.keys() == small.keys() | set(DATA_FILES) | {MANIFEST}
+    assert found.keys() == small.keys() | set(DATA_FILES) | {MANIFEST, VOCABULARY}
     assert all(found[name] == data for name, data in small.items())
 
 
