@@ -101,8 +101,18 @@ Ram = Annotated[
     _setting(
         "--ram",
         metavar="auto|SIZE",
-        help="Memory the program may take, as 8G: experts beyond it stay on disk. auto: what is free.",
+        help="Memory the program may take, as 8G: experts, or layers of an unpacked model, beyond it stay "
+        "on disk. auto: what is free.",
         completes=("auto",),
+    ),
+]
+Quant = Annotated[
+    str | None,
+    _setting(
+        "--quant",
+        metavar="none|nf4|int8",
+        help="Unpacked weights: round the text model's layers to 4 or 8 bits (bitsandbytes).",
+        completes=("none", "nf4", "int8"),
     ),
 ]
 Threads = Annotated[

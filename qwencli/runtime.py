@@ -44,6 +44,7 @@ def load(
         device=settings.device,
         load=settings.load,
         ram=settings.ram,
+        quant=None if settings.quant == "none" else settings.quant,
         num_threads=settings.threads,
         cache=cache,
         states=states,

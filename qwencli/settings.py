@@ -28,6 +28,7 @@ from qwencli.values import (
 
 Parser = Callable[[str], Any]
 LoadMode = Literal["auto", "read", "mmap"]  # as `PackedModel.open` has it, without importing NumPy
+Quant = Literal["none", "nf4", "int8"]  # of unpacked models
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Settings:
     ctx: int | None = None
     device: str = "auto"
     load: LoadMode = "auto"
+    quant: Quant = "none"
     ram: int | None = None  # bytes that the process may take; None: what is free, less a reserve
     threads: int | None = None
     cache_disk: int | None = None  # bytes of saved states
@@ -87,6 +89,7 @@ PARSERS: dict[str, Parser] = {
     "ctx": parse_whole(1),
     "device": parse_choice("auto", "cpu", "cuda"),
     "load": parse_choice("auto", "read", "mmap"),
+    "quant": parse_choice("none", "nf4", "int8"),
     "ram": parse_ram,
     "threads": parse_whole(1),
     "cache_disk": parse_bytes,

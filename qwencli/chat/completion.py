@@ -25,6 +25,7 @@ _OF_SETTING = {
     "image-tokens": ("auto", "model"),
     "device": ("auto", "cpu", "cuda"),
     "load": ("auto", "read", "mmap"),
+    "quant": ("none", "nf4", "int8"),
 }
 _PATH = re.compile(r"""(?:^|\s)@("[^"\n]*|'[^'\n]*|(?:\\.|[^\s\\"'])*)$""")
 _MAX_OFFERED = 200

@@ -53,6 +53,7 @@ def ask(
     device: options.Device = None,
     load: options.Load = None,
     ram: options.Ram = None,
+    quant: options.Quant = None,
     threads: options.Threads = None,
     ctx: options.Context = None,
     image_tokens: options.ImageTokenBounds = None,

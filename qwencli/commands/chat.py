@@ -40,6 +40,7 @@ def chat(
     device: options.Device = None,
     load: options.Load = None,
     ram: options.Ram = None,
+    quant: options.Quant = None,
     threads: options.Threads = None,
     ctx: options.Context = None,
     image_tokens: options.ImageTokenBounds = None,

@@ -39,16 +39,20 @@ def memory_errors_explained() -> Iterator[None]:
 class PlainBackend:
     """Owns the loaded network. Stateless between calls: all that a sequence needs is in its ModelState."""
 
-    name = "plain (torch)"
     prefill_chunk = PREFILL_CHUNK
     expert_use: ExpertUse | None = None
+    layer_use: ExpertUse | None = None
 
-    def __init__(self, model: Qwen35) -> None:
+    def __init__(self, model: Qwen35, quant: str = "") -> None:
+        """`quant` names how linear layers are quantised, and what computes them; empty: they are not."""
         self.model = model
-        weight = model.language_model.embed_tokens.weight
+        self.name = f"plain (torch, {quant})" if quant else "plain (torch)"
+        weight = model.language_model.norm.weight  # always where the computing is done
         self.device, self.dtype = weight.device, weight.dtype
         threads = torch.get_num_threads()  # sums are parted among them
-        self.numerics = f"plain-2 torch {torch.__version__} {self.device} {self.dtype} {threads}"
+        self.numerics = (
+            f"plain-2 torch {torch.__version__} {self.device} {self.dtype} {threads} {quant}".rstrip()
+        )
 
     def close(self) -> None:
         pass

@@ -49,5 +49,6 @@ class Qwen35(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, (..., vocab_size), in the run's dtype."""
-        head = self.language_model.embed_tokens if self.lm_head is None else self.lm_head
-        return F.linear(hidden, head.weight)
+        if self.lm_head is not None:
+            return self.lm_head(hidden)
+        return F.linear(hidden, self.language_model.embed_tokens.weight)

@@ -44,17 +44,19 @@ class Checkpoint:
         dtypes = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
         return dtypes[self.tensors[name].dtype]
 
-    def read(self, name: str, out: "torch.Tensor | None" = None) -> "torch.Tensor":
+    def read(self, name: str, out: "torch.Tensor | None" = None, first: int = 0) -> "torch.Tensor":
         """One tensor in the file's dtype, on the CPU. Raises CheckpointError.
 
-        It is written into `out` (contiguous, of that shape and dtype) or has memory of its own.
+        It has memory of its own, or is written into `out` (contiguous, of that dtype): as many values as
+        that holds, from the value `first` on.
         """
         import torch
 
         info = self.tensors[name]
         if out is None:
             out = torch.empty(info.shape, dtype=self.dtype(name))
-        read_into(info.path, info.begin, memoryview(out.view(-1).view(torch.uint8).numpy().data))
+        begin = info.begin + first * out.element_size()
+        read_into(info.path, begin, memoryview(out.view(-1).view(torch.uint8).numpy().data))
         return out
 
 

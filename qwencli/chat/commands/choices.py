@@ -11,7 +11,7 @@ from qwencli.settings import PARSERS, Settings
 from qwencli.values import ImageTokens, Thinking
 
 # A model that is loaded already has taken these.
-_OF_LOADING = ("model", "device", "load", "ram", "threads", "cache_disk", "cache_ram")
+_OF_LOADING = ("model", "device", "load", "ram", "quant", "threads", "cache_disk", "cache_ram")
 NONE = "none"
 
 
