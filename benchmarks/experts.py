@@ -1,10 +1,11 @@
-"""Experts on the disk, at several amounts of memory: `python benchmarks/experts.py 35b-a3b --ram 3G,4G,6G`.
+"""Weights on the disk, at several amounts of memory: `python benchmarks/experts.py 35b-a3b --ram 3G,4G,6G`.
 
 Each run is a process in a control group with that much memory (needs root; `--no-group`: it is told to take
 that much, and measured), so that nothing hides in the system's cache. Its share is of what the disk or the
 processor would allow: the disk at the speed of reads of the same size, measured in the same process, the
 processor as with all experts in memory. Routing is that of the random weights, which is uniform, and that of
-real models, imposed (see routing.py). llama.cpp maps its file.
+real models, imposed (see routing.py). Of a dense model it is layers that stay on the disk, and it is mapped
+for comparison. llama.cpp maps its file.
 """
 
 from dataclasses import replace
@@ -34,24 +35,28 @@ def main() -> None:
         if name != "llama":
             contenders.append(replace(whole, name=f"{whole.name}, all in memory"))
         for text in options.ram.split(","):
-            contenders += limited(whole, text, options.no_group)
+            contenders += limited(whole, text, options.no_group, is_moe=bool(shape.size.num_experts))
     runs = harness.take_turns(contenders, options, headline)
-    title = f"Experts on the disk, {options.tokens} tokens after {options.prompt}. {shape.title}"
+    title = f"Weights on the disk, {options.tokens} tokens after {options.prompt}. {shape.title}"
     harness.report(title, options, contenders, runs, table(contenders, runs))
 
 
-def limited(whole: Contender, text: str, no_group: bool) -> list[Contender]:
+def limited(whole: Contender, text: str, no_group: bool, *, is_moe: bool) -> list[Contender]:
     """The rows of one amount of memory."""
     ram = parse_bytes(text)
     limit = None if no_group else ram
+    name, job, files = (
+        f"{whole.name}, mapped, {text}",
+        replace(whole.job, load="mmap"),
+        (Path(whole.job.model),),
+    )
+    mapped = replace(whole, name=name, job=job, memory_limit=limit, cold_files=files)
     if whole.engine == "llama":
-        job = replace(whole.job, load="mmap")
-        files = (Path(job.model),)
-        return [
-            replace(
-                whole, name=f"{whole.name}, mapped, {text}", job=job, memory_limit=limit, cold_files=files
-            )
-        ]
+        return [mapped]
+    if not is_moe:
+        mapped = replace(mapped, cold_files=peers.weight_files(Path(job.model)))
+        read = replace(whole, name=f"{whole.name}, {text}", job=replace(job, load="auto", ram=ram))
+        return [replace(read, memory_limit=limit), mapped]
     return [
         replace(
             whole,

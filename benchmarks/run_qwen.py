@@ -33,11 +33,14 @@ from qwen35.engine.load import States, load_engine
 from qwen35.engine.request import Request
 from qwen35.events import ExpertUse, Finished, PictureProgress
 from qwen35.experts.files import RecordFile
+from qwen35.experts.layers import NUM_READERS as NUM_LAYER_READERS
+from qwen35.experts.layers import PIECE
 from qwen35.experts.readers import Read, Readers
 from qwen35.experts.store import NUM_READERS, ExpertStore
 from qwen35.memory import allocate
 from qwen35.messages import ImagePart, Message, TextPart
 from qwen35.processing.processor import ModelInput
+from qwen35.weights.layout import TEXT
 from qwen35.weights.manifest import read_manifest
 from qwen35.weights.placement import text_experts
 from qwencli.speed import endless, measure, prompt_of
@@ -94,6 +97,8 @@ def about(engine: Engine) -> dict[str, Any]:
 def decode(job: Job) -> dict[str, Any]:
     engine = load(job)
     warm_up(job, engine)
+    if isinstance(engine.backend, NativeBackend) and engine.backend.layer_use:
+        return decode_streamed(job, engine, engine.backend)
     if engine.backend.expert_use:  # what the prompt leaves in memory is not what tokens will
         measure(engine, prompt(job, engine, job.prompts[0], 1), 2 * job.num_tokens)
     before: list[ExpertUse | None] = []
@@ -112,19 +117,52 @@ def decode(job: Job) -> dict[str, Any]:
     return figures | experts(job, use.since(before[0] or ExpertUse()))
 
 
+def decode_streamed(job: Job, engine: Engine, backend: NativeBackend) -> dict[str, Any]:
+    """The same of a model whose layers are read at every step."""
+    before: list[ExpertUse] = []
+
+    def hear(what: str, done: int, total: int) -> None:
+        if what == "prefill" and done == total:
+            before.append(backend.layer_use or ExpertUse())
+
+    speed = measure(engine, prompt(job, engine, job.prompts[0], 0), job.num_tokens, hear)
+    assert backend.layer_use
+    use = backend.layer_use.since(before[0])
+    figures = {
+        "tokens_per_s": speed.decode_tokens_per_s,
+        "about": about(engine),
+        "peak_bytes": memory()["peak"],
+    }
+    engine.close()
+    return figures | on_disk(job, use, disk_speed(Path(job.model) / TEXT, PIECE, NUM_LAYER_READERS))
+
+
 def experts(job: Job, use: ExpertUse) -> dict[str, Any]:
     """Of the decoded tokens; and how fast the disk gives such records, at random, beside nothing else."""
-    manifest = read_manifest(Path(job.model))
-    entry = text_experts(manifest)[0]
-    file = RecordFile(str(Path(job.model) / entry.file))
-    readers = Readers(NUM_READERS)
-    num_records = manifest.files[entry.file].size_bytes // entry.stride
-    wanted = np.random.default_rng(0).permutation(num_records)[:PROBED_RECORDS]
-    slots = [allocate(entry.stride) for _ in range(NUM_READERS)]
+    entry = text_experts(read_manifest(Path(job.model)))[0]
+    return on_disk(job, use, disk_speed(Path(job.model) / entry.file, entry.stride, NUM_READERS))
+
+
+def on_disk(job: Job, use: ExpertUse, disk_bytes_per_s: float) -> dict[str, Any]:
+    return {
+        "hit_rate": use.hit_rate,
+        "bytes_per_token": use.bytes_read / (job.num_tokens - 1),
+        "stall_s": use.stall_s,
+        "arena_bytes": use.arena_bytes,
+        "disk_bytes_per_s": disk_bytes_per_s,
+    }
+
+
+def disk_speed(path: Path, num_bytes: int, num_readers: int) -> float:
+    """Bytes per second of PROBED_RECORDS reads of that many bytes, anywhere in the file."""
+    file = RecordFile(str(path))
+    readers = Readers(num_readers)
+    wanted = np.random.default_rng(0).permutation(path.stat().st_size // num_bytes)[:PROBED_RECORDS]
+    slots = [allocate(num_bytes) for _ in range(num_readers)]
     for slot in slots:
-        slot.write(bytes([1]) * entry.stride)  # in memory by now
+        slot.write(bytes([1]) * num_bytes)  # in memory by now
     reads = [
-        Read(partial(file.read_into, int(record) * entry.stride, memoryview(slots[i % NUM_READERS])))
+        Read(partial(file.read_into, int(record) * num_bytes, memoryview(slots[i % num_readers])))
         for i, record in enumerate(wanted)
     ]
     start = time.perf_counter()
@@ -135,13 +173,7 @@ def experts(job: Job, use: ExpertUse) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     readers.close()
     file.close()
-    return {
-        "hit_rate": use.hit_rate,
-        "bytes_per_token": use.bytes_read / (job.num_tokens - 1),
-        "stall_s": use.stall_s,
-        "arena_bytes": use.arena_bytes,
-        "disk_bytes_per_s": len(reads) * entry.stride / seconds,
-    }
+    return len(reads) * num_bytes / seconds
 
 
 def prefill(job: Job) -> dict[str, Any]:

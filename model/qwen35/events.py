@@ -32,10 +32,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class ExpertUse:
-    """Experts that a request needed, each counted once in a layer and a call of it.
+    """Experts that a request needed, each counted once in a layer and a call of it; or layers, once a step.
 
     `hits` were in memory, `misses` were read from the disk; `stall_s`: seconds of waiting for the disk with
-    nothing left to compute; `arena_bytes`: memory that holds experts.
+    nothing left to compute; `arena_bytes`: memory that holds experts, or layers.
     """
 
     hits: int = 0
@@ -109,7 +109,7 @@ class Finished:
     """The end of a request. `answer` and `reasoning` are whole, as the deltas gave them.
 
     `token_ids` are what the model wrote, reasoning included, without the token that ends it. `experts`: of
-    a model whose experts are not all in memory.
+    a model whose experts are not all in memory; `layers`: of one whose layers are not.
     """
 
     reason: FinishReason
@@ -119,6 +119,7 @@ class Finished:
     timings: Timings = field(default_factory=Timings)
     token_ids: tuple[int, ...] = ()
     experts: ExpertUse | None = None
+    layers: ExpertUse | None = None
 
 
 Event = PictureProgress | PrefillProgress | Prefilled | Note | ReasoningDelta | TextDelta | Finished

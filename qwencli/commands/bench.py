@@ -27,6 +27,7 @@ def bench(
     model: options.Model = None,
     load: options.Load = None,
     ram: options.Ram = None,
+    quant: options.Quant = None,
     threads: options.Threads = None,
     tokens: Annotated[int, typer.Option("--tokens", metavar="N", min=2, help="Tokens of each answer.")] = 64,
     rounds: Annotated[
@@ -79,6 +80,7 @@ class _Measured:
     quant: str | None  # of a packed model
     bytes_per_token: int | None  # known of packed models in memory, on the native kernels
     experts: "ExpertUse | None"  # over all rounds; None where they are all in memory
+    layers: "ExpertUse | None"  # likewise
 
 
 def _measure(
@@ -107,6 +109,7 @@ def _measure(
         device=settings.device,
         load=settings.load,
         ram=settings.ram,
+        quant=None if settings.quant == "none" else settings.quant,
         num_threads=num_threads,
         cache=cache,
         on_progress=lambda done, total: aside.progress.update(f"loading {model.name}", done, total, "bytes"),
@@ -114,7 +117,8 @@ def _measure(
     )
     load_s = time.perf_counter() - start
     measure(engine, prompt_of_words(processor, min(32, num_prompt), num_rounds), 2)  # first touch of weights
-    bandwidths, speeds, experts = [probe()], [], engine.backend.expert_use
+    bandwidths, speeds = [probe()], []
+    experts, layers = engine.backend.expert_use, engine.backend.layer_use
     for index in range(num_rounds):
         label = f"round {index + 1}/{num_rounds}"
 
@@ -125,9 +129,9 @@ def _measure(
         bandwidths.append(probe())
     aside.progress.end()
     quant, bytes_per_token = _packing(model.folder, num_prompt + num_tokens // 2)
-    if not isinstance(engine.backend, NativeBackend) or experts:
+    if not isinstance(engine.backend, NativeBackend) or experts or layers:
         bytes_per_token = None  # torch reads other bytes, and the disk is no memory
-    use = engine.backend.expert_use
+    expert_use, layer_use = engine.backend.expert_use, engine.backend.layer_use
     engine.close()
     return _Measured(
         engine.backend.name,
@@ -138,7 +142,8 @@ def _measure(
         bandwidths,
         quant,
         bytes_per_token,
-        use.since(experts) if use and experts else None,
+        expert_use.since(experts) if expert_use and experts else None,
+        layer_use.since(layers) if layer_use and layers else None,
     )
 
 
@@ -190,6 +195,7 @@ def _values(measured: _Measured) -> dict[str, Any]:
         "bytes_per_token": num_bytes,
         "bandwidth_share": round(decode * num_bytes / bandwidth, 3) if num_bytes and is_limited else None,
         "experts": measured.experts.to_dict() if measured.experts else None,
+        "layers": measured.layers.to_dict() if measured.layers else None,
         "rounds": [
             {key: value for key, value in asdict(speed).items() if key != "parts"} for speed in speeds
         ],
@@ -215,11 +221,11 @@ def _report(values: dict[str, Any]) -> str:
             "memory": f"reads {size(values['bandwidth_bytes_per_s'])}/s with {values['threads']} threads",
             "limit": _limit(values),
         }
-        | ({"experts": _experts(values["experts"])} if values["experts"] else {})
+        | {name: _on_disk(values[name]) for name in ("experts", "layers") if values[name]}
     )
 
 
-def _experts(values: dict[str, Any]) -> str:
+def _on_disk(values: dict[str, Any]) -> str:
     from qwencli.render.columns import size
 
     return (

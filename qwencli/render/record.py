@@ -47,6 +47,7 @@ class Record:
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
     experts: ExpertUse | None = None  # of a model whose experts are not all in memory
+    layers: ExpertUse | None = None  # of one whose layers are not
     _is_printed: bool = False
 
     def take(self, event: Event) -> None:
@@ -66,6 +67,7 @@ class Record:
                 self.usage = event.usage
                 self.timings = event.timings
                 self.experts = event.experts
+                self.layers = event.layers
 
     def set_prompt(self, prompt: str, num_tokens: int, num_image_tokens: int) -> None:
         """The rendered prompt of a run that asks no model."""
@@ -85,10 +87,12 @@ class Record:
         usage, times = self.usage, self.timings
         pictures = f" ({usage.image_tokens:,} of pictures)" if usage.image_tokens else ""
         reasoning = f" ({usage.reasoning_tokens:,} of reasoning)" if usage.reasoning_tokens else ""
-        experts = self.experts and (
-            f"{self.experts.hit_rate:.0%} of {self.experts.hits + self.experts.misses:,} in memory, "
-            f"{size(self.experts.bytes_read)} read, {self.experts.stall_s:.1f} s waited for the disk"
-        )
+        on_disk = {
+            name: f"{use.hit_rate:.0%} of {use.hits + use.misses:,} in memory, "
+            f"{size(use.bytes_read)} read, {use.stall_s:.1f} s waited for the disk"
+            for name, use in (("experts", self.experts), ("layers", self.layers))
+            if use
+        }
         return facts(
             {
                 "model": f"{self.model}, loaded in {self.load_s:.1f} s",
@@ -100,7 +104,7 @@ class Record:
                 f"{times.decode_tokens_per_s:,.1f} tokens/s",
                 "first": f"token after {times.first_token_s:.2f} s",
             }
-            | ({"experts": experts} if experts else {})
+            | on_disk
         )
 
     def to_dict(self, error: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -123,6 +127,7 @@ class Record:
             "chat_id": self.chat_id,
             "cache": {"reused_tokens": self.usage.cached_tokens, "reason": self.miss_reason},
             "experts": self.experts.to_dict() if self.experts else None,
+            "layers": self.layers.to_dict() if self.layers else None,
             "notes": self.notes,
             "error": error,
         }

@@ -59,6 +59,21 @@ def test_decode_has_a_row_for_each_recipe(work: Path) -> None:
     assert few < many
 
 
+@pytest.mark.parametrize("size", ["tiny", "tiny-moe"])
+def test_the_time_goes_to_kernels(work: Path, size: str) -> None:
+    words = (size, "--prompt", "600", "--tokens", "4", "--work", str(work))
+    command = [sys.executable, str(ROOT / "benchmarks" / "kernels.py"), *words]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'model'}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    decode, prefill = done.stdout.split("Prefill of")
+    calls = {row[0]: row for row in rows(decode)}
+    assert {"qw_linear", "qw_attention", "qw_head", "between calls"} < set(calls)
+    parts = [float(row[2]) for name, row in calls.items() if name != "all"]
+    assert sum(parts) == pytest.approx(float(calls["all"][2]), abs=0.01 * len(parts))
+    assert "last 88" in prefill
+
+
 def test_prefill_takes_every_length(work: Path) -> None:
     out, _, values = run(work, "prefill", "tiny-moe", "--engines", "qwen", "--tokens", "40,8")
     (run_of_ours,) = values["runs"]
@@ -112,3 +127,18 @@ def test_a_missing_peer_is_said_and_the_rest_goes_on(work: Path) -> None:
     out, err, _ = run(work, "decode", *words, "--llama-python", str(work / "no-python"))
     assert "llama.cpp takes no part" in err
     assert [row[0] for row in rows(out)] == ["qwen, default recipe"]
+
+
+def test_a_soak_tells_memory_threads_and_files(work: Path) -> None:
+    run(work, "decode", "tiny-moe", "--engines", "qwen-q4")
+    (folder,) = work.glob("tiny-moe-*-all-q4-*")
+    command = [sys.executable, str(ROOT / "benchmarks" / "soak.py"), str(folder), "--minutes", "0.05"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'model'}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    samples = rows(done.stdout)
+    tokens = [int(row[4].replace(",", "")) for row in samples]
+    assert tokens == sorted(tokens)
+    assert tokens[0] > 0
+    assert max(int(row[3]) for row in samples) < 20, "files are left open"
+    assert "questions; peak" in done.stdout

@@ -30,6 +30,7 @@ KEYS = [
     "chat_id",
     "cache",
     "experts",
+    "layers",
     "notes",
     "error",
 ]

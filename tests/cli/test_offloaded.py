@@ -1,4 +1,4 @@
-"""`--ram`: a model whose experts do not all fit answers as it would, and says what that costs."""
+"""`--ram`: a model that does not fit into memory answers as it would, and says what that costs."""
 
 import json
 import os
@@ -11,8 +11,11 @@ import pytest
 import qwen35
 from qwen35.backends.native import library as native
 from qwen35.weights.manifest import read_manifest
+from qwen35.weights.pack import pack
 from qwen35.weights.placement import WORKING_BYTES, text_experts
 from tests.cli.conftest import Invoke
+from tests.model.reference import Shape
+from tests.model.weights.packing import least_ram, tiny_checkpoint
 
 SHAPES = Path(__file__).resolve().parents[2] / "examples" / "shapes.png"
 MANIFEST = read_manifest(Path(qwen35.__file__).parent / "builtin" / "mini")
@@ -54,7 +57,8 @@ def test_too_little_says_the_least_that_works(invoke: Invoke) -> None:
     result = invoke("ask", "-m", "mini", SHAPES, "describe", "--ram", "100M")
     assert (result.code, result.out) == (5, "")
     assert (
-        "needs at least 0.37 GB of memory, with its experts on the disk; --ram allows 0.10 GB" in result.err
+        "needs at least 0.37 GB of memory, with its layers and experts on the disk; --ram allows 0.10 GB"
+        in result.err
     )
 
 
@@ -107,17 +111,78 @@ def test_two_processes_share_one_model(home: Path) -> None:
     assert answers[0] == answers[1] != b""
 
 
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed model without experts, with pictures."""
+    folder = tmp_path_factory.mktemp("dense")
+    shape = Shape(is_moe=False, ratio=3, is_tied=False, num_layers=8)
+    pack(tiny_checkpoint(folder / "source", shape), folder / "packed", "q4")
+    return folder / "packed"
+
+
+def test_layers_are_read_at_every_step_where_they_do_not_fit(invoke: Invoke, dense: Path) -> None:
+    command = ("ask", "-m", dense, SHAPES, "describe", "--no-cache", "--json", "--seed", "1")
+    resident = json.loads(invoke(*command, "--max-tokens", "12").out)
+    steps = 12  # the prompt, and a step for all tokens but the last
+    for more, kept in ((0, 0), (200_000, 4)):
+        ram = str(least_ram(dense) + more)
+        values = json.loads(invoke(*command, "--max-tokens", "12", "--ram", ram).out)
+        assert values["answer"] == resident["answer"] != ""
+        assert (values["experts"], resident["layers"]) == (None, None)
+        use = values["layers"]
+        assert (use["hits"], use["misses"]) == (kept * steps, (8 - kept) * steps)
+        assert 30_000 < use["bytes_read"] / use["misses"] < 60_000
+        assert any(note.startswith(f"{kept} of 8 layers fit into memory") for note in values["notes"])
+
+
+def test_layers_and_experts_are_read(invoke: Invoke) -> None:
+    mini = Path(qwen35.__file__).parent / "builtin" / "mini"
+    values = ask(invoke, "--ram", str(least_ram(mini)))
+    assert values["answer"] == ask(invoke)["answer"]
+    assert values["experts"]["misses"] > 0
+    assert values["layers"]["misses"] > 0
+    assert values["layers"]["hits"] == 0
+
+
+def test_verbose_tells_of_layers(invoke: Invoke, dense: Path) -> None:
+    result = invoke("ask", "-v", "-m", dense, "hello", "--max-tokens", "4", "--ram", str(least_ram(dense)))
+    assert "layers" in result.err
+    assert "waited for the disk" in result.err
+
+
+def test_the_least_is_enough_for_a_process(home: Path, dense: Path) -> None:
+    command = [sys.executable, "-m", "qwencli", "ask", "-m", str(dense), str(SHAPES), "describe"]
+    command += ["--seed", "1", "--max-tokens", "12", "--no-cache"]
+    least = [*command, "--ram", str(least_ram(dense))]
+    environment = os.environ | {"QWEN_HOME": str(home)}
+    runs = [subprocess.run(words, capture_output=True, env=environment) for words in (command, least)]
+    assert runs[0].stdout == runs[1].stdout != b""
+    assert [run.returncode for run in runs] == [7, 7]  # cut at --max-tokens
+    assert b"0 of 8 layers fit into memory" in runs[1].stderr
+    short = [*command, "--ram", str(least_ram(dense) - 1)]
+    refused = subprocess.run(short, capture_output=True, env=environment)
+    assert (refused.returncode, refused.stdout) == (5, b"")
+
+
+def test_a_damaged_layer_is_named(invoke: Invoke, dense: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "damaged"
+    shutil.copytree(dense, folder)
+    entry = read_manifest(folder).tensors["language_model.layers.3.mlp.up_proj.weight"]
+    with (folder / entry.file).open("r+b") as file:
+        file.seek(entry.offset + 500)
+        file.write(b"\xa5" * 8)
+    result = invoke("ask", "-m", folder, "hello", "--ram", str(least_ram(dense)))
+    assert (result.code, result.out) == (4, "")
+    assert "text.bin: 'language_model.layers.3.mlp.up_proj.weight' is damaged" in result.err
+
+
 def test_what_does_not_fit_at_all_is_mapped_and_said(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qwen35.weights.placement.available_memory", lambda: 1000)
     values = ask(invoke)
     assert values["experts"] is None
     assert any("larger than the free memory" in note for note in values["notes"])
-
-
-def test_it_is_said_where_it_does_nothing(invoke: Invoke) -> None:
-    result = invoke("ask", "-m", "mini-bf16", SHAPES, "describe", "--ram", "8G")
-    assert result.code == 0
-    assert "note: --ram: for packed models alone" in result.err
 
 
 def test_bench_tells_of_them(invoke: Invoke) -> None:

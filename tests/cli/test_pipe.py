@@ -97,6 +97,7 @@ def test_json_is_one_object_on_one_line(scripted: Scripted) -> None:
         "chat_id": None,
         "cache": {"reused_tokens": 0, "reason": None},
         "experts": None,
+        "layers": None,
         "notes": ["scan.png: 4000x3000 resized to 1024x768 (768 image tokens)"],
         "error": None,
     }

@@ -23,6 +23,11 @@ class Backend(Protocol):
         """What the experts have cost since the model was loaded; None where all of them are in memory."""
         ...
 
+    @property
+    def layer_use(self) -> ExpertUse | None:
+        """The same of whole layers."""
+        ...
+
     def close(self) -> None:
         """End threads and files that the backend has of its own; it is not used again."""
         ...

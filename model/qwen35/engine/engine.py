@@ -84,7 +84,7 @@ class Engine:
         Closing the iterator ends the work and frees its state.
         """
         start = time.perf_counter()
-        experts = self.backend.expert_use
+        experts, layers = self.backend.expert_use, self.backend.layer_use
         prompt = prompt or prepare(self.processor, request)
         for note in prompt.notes:
             yield Note(note)
@@ -156,6 +156,7 @@ class Engine:
             ),
             tuple(written),
             use.since(experts) if experts and (use := self.backend.expert_use) else None,
+            use.since(layers) if layers and (use := self.backend.layer_use) else None,
         )
 
     def read_ahead(self, request: Request, is_wanted: Callable[[], bool]) -> int:

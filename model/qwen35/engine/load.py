@@ -10,16 +10,19 @@ from qwen35.backends.native import library as native
 from qwen35.backends.native.backend import NativeBackend
 from qwen35.cache.cache import StateCache
 from qwen35.cache.store import Store
+from qwen35.config import ModelConfig
 from qwen35.cores import num_cores
 from qwen35.engine.engine import Engine
 from qwen35.engine.request import GenerationDefaults
 from qwen35.errors import DoesNotFit
+from qwen35.experts.layers import LayerStream
 from qwen35.experts.store import ExpertStore
 from qwen35.processing.processor import Processor
 from qwen35.weights.fingerprint import fingerprint
 from qwen35.weights.manifest import is_packed
 from qwen35.weights.packed import PackedModel
-from qwen35.weights.placement import LoadMode, text_experts
+from qwen35.weights.placement import ROOM, LoadMode, text_experts
+from qwen35.weights.placement_torch import TorchPlacement, TorchQuant, place_torch
 
 COMPILING = "compiling the native kernels for this machine, once (half a minute)"
 
@@ -42,6 +45,7 @@ def load_engine(
     dtype: str | None = None,
     load: LoadMode = "auto",
     ram: int | None = None,
+    quant: TorchQuant | None = None,
     num_threads: int | None = None,
     cache: Path | None = None,
     states: States | None = None,
@@ -51,15 +55,20 @@ def load_engine(
     """Load the model of `folder`, whose `processor` the caller may have already.
 
     `device` is auto, cpu or cuda; `dtype` None keeps the file's; `load` and `ram` (bytes) are how
-    `PackedModel.open` brings packed weights into memory. A packed model runs on the native library and needs
-    no torch, unless `device` is cuda. Where the library is missing it is compiled into `cache`; if that
-    fails, `on_note` hears of the slower way. `states` says where states of prompts are kept; None computes
-    all of them anew. `on_progress` hears bytes read and bytes in all. The small files are read first, so that
-    a broken folder is reported before torch is imported. Raises CheckpointError, and DoesNotFit where the
-    device or the memory is missing.
+    `PackedModel.open` brings packed weights into memory; `ram` and `quant` are what `place_torch` does with
+    unpacked ones. A packed model runs on the native library and needs no torch, unless `device` is cuda.
+    Where the library is missing it is compiled into `cache`; if that fails, `on_note` hears of the slower
+    way. `states` says where states of prompts are kept; None computes all of them anew. `on_progress` hears
+    bytes read and bytes in all. The small files are read first, so that a broken folder is reported before
+    torch is imported. Raises CheckpointError, and DoesNotFit where the device, the memory or a package is
+    missing.
     """
     processor = processor or Processor.from_folder(folder)
     defaults = GenerationDefaults.from_folder(folder)
+    if quant and is_packed(folder):
+        if on_note:
+            on_note(f"--quant {quant}: for unpacked models alone; {folder.name} stays as it was packed")
+        quant = None
     if is_packed(folder) and device != "cuda":
         library, reason = native.load(cache, on_compile=lambda: on_note(COMPILING) if on_note else None)
         if library:
@@ -73,19 +82,20 @@ def load_engine(
                 weights,
                 num_threads=num_threads or num_cores(),
                 store=store,
+                stream=_layer_stream(weights, on_note),
                 prefill_chunk=weights.placement.prefill_chunk,
             )
             states_of_it = _cache(weights.manifest.fingerprint, backend, processor, states)
             return Engine(backend, processor, defaults, states_of_it)
         if on_note:
             on_note(f"no native kernels ({reason}): {folder.name} is unpacked and runs on torch, slowly")
-    elif (load != "auto" or ram is not None) and on_note:
-        option = f"--load {load}" if load != "auto" else "--ram"
-        on_note(f"{option}: for packed models alone; {folder.name} is read into memory")
+    elif load != "auto" and on_note:
+        on_note(f"--load {load}: for packed models alone; {folder.name} is read into memory")
 
     import torch
 
     from qwen35.backends.plain import PlainBackend, memory_errors_explained
+    from qwen35.weights.bitsandbytes_linear import numerics_of
     from qwen35.weights.load import load_model
 
     if num_threads:
@@ -94,15 +104,28 @@ def load_engine(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise DoesNotFit("--device cuda: torch finds no CUDA device here. Use --device cpu.")
+    quant_name = numerics_of(quant) if quant else ""
+    gpu_bytes = int(ROOM * torch.cuda.mem_get_info()[0]) if device == "cuda" else 0
+
+    def place(config: ModelConfig) -> TorchPlacement:
+        placement = place_torch(
+            config, dtype or config.dtype, device=device, ram=ram, gpu_bytes=gpu_bytes, quant=quant
+        )
+        if on_note:
+            for note in placement.notes():
+                on_note(note)
+        return placement
+
     with memory_errors_explained():
         model = load_model(
             folder,
             processor.config,
             device=device,
             dtype=getattr(torch, dtype) if dtype else None,
+            place=place,
             on_progress=on_progress,
         )
-    plain = PlainBackend(model)
+    plain = PlainBackend(model, quant_name)
     weights_name = fingerprint(folder) if states else ""
     return Engine(plain, processor, defaults, _cache(weights_name, plain, processor, states))
 
@@ -128,6 +151,24 @@ def _expert_store(
         ram_bytes=placement.ram_bytes,
         hot=hot / name if hot else None,
     )
+
+
+def _layer_stream(weights: PackedModel, on_note: Callable[[str], None] | None) -> LayerStream | None:
+    """Of a model whose layers do not all fit into memory."""
+    if not weights.placement.is_tight:
+        return None
+    if on_note and weights.config.vision:
+        on_note("what sees pictures is not kept in memory: it is read from disk for each of them")
+    if not weights.streamed:
+        return None
+    if on_note:
+        total, streamed = weights.config.text.num_hidden_layers, weights.streamed
+        num_bytes = sum(layer.stretch.size_bytes for layer in streamed)
+        on_note(
+            f"{total - len(streamed)} of {total} layers fit into memory: the others "
+            f"({num_bytes / 1e6:,.0f} MB) are read from disk at every step"
+        )
+    return LayerStream(weights)
 
 
 def _cache(

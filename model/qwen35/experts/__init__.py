@@ -1,1 +1,1 @@
-"""Experts that do not all fit into memory: read from disk when they are chosen, kept while there is room."""
+"""Weights that do not all fit into memory: experts read when they are chosen, layers at every step."""

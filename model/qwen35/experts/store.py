@@ -6,7 +6,6 @@ what its end needed is kept. (benchmarks/expert_policies.py measures this agains
 needs beside them is read into slots that no layer owns, and stays where it now counts more than another.
 """
 
-import hashlib
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from qwen35.experts.files import RecordFile
 from qwen35.experts.hot import read_hot, write_hot
 from qwen35.experts.readers import Read, Readers
 from qwen35.memory import allocate, available_memory, release, resident_memory
+from qwen35.weights.checksum import checksum
 from qwen35.weights.manifest import PACK_AGAIN, ExpertsEntry
 
 NUM_READERS = 8
@@ -27,6 +27,8 @@ BATCH = 16  # experts that are computed while as many are being read
 HALF_LIFE = 64  # tokens
 STAGING = 2 * BATCH  # slots that no layer owns, or as many as a layer has experts
 RESERVE = 300 << 20  # bytes that are left to other programs
+PATIENCE = 20  # looks in a row, half a second apart at least, that find room before the arena grows
+STEPS = 32  # in which it grows from nothing to its full size
 
 
 class ExpertStore:
@@ -64,7 +66,9 @@ class ExpertStore:
             ) from None
         self._arena = np.frombuffer(self._memory, np.uint8)
         self._free = list(range(num_slots - 1, -1, -1))
-        self._num_slots = num_slots
+        self._num_slots = self._most_slots = num_slots
+        self._given_back: list[int] = []  # slots whose memory the system has
+        self._roomy_looks = 0
         self._share = self._share_of(num_slots)
         self.tables = [np.zeros(count, np.uintp) for count in num_experts]
         self._slots = [np.full(count, -1, np.int32) for count in num_experts]
@@ -72,7 +76,6 @@ class ExpertStore:
         self._weights = [1.0 for _ in layers]  # of the next token's choices
         self._ram_bytes, self._looked_at = ram_bytes, 0.0
         self._ahead: list[dict[int, tuple[int, Read]]] = [{} for _ in layers]  # on their way, for later
-        self._sums: list[dict[int, int]] = [{} for _ in layers]  # of records that were found whole
         self._files = {name: RecordFile(str(folder / name)) for name in {entry.file for entry in layers}}
         self._readers = Readers(NUM_READERS)
         self._hits = self._misses = self._bytes_read = 0
@@ -166,19 +169,30 @@ class ExpertStore:
         return found
 
     def make_room(self) -> None:
-        """Shrink where this process is larger than it may be, or other programs need the memory.
+        """Shrink where this process is larger than it may be, or others need the memory; or grow again.
 
-        To be called between two steps of the model; it looks twice a second at most.
+        To be called between two steps of the model; it looks twice a second at most. The arena grows by a
+        step (a STEPS-th of its full size) when PATIENCE looks in a row have found room for two such steps,
+        and in the system's memory RESERVE beyond that: so no step leads to the next shrinking by itself. And
+        only when all of it is in use: what it has not touched yet is still counted as free.
         """
         now = time.monotonic()
         if now - self._looked_at < 0.5:
             return
         self._looked_at = now
-        excess = RESERVE - available_memory()
+        room = available_memory() - RESERVE
+        spare = room - RESERVE
         if self._ram_bytes is not None:
-            excess = max(excess, resident_memory() - self._ram_bytes)
-        if excess > 0:
-            self.shrink(excess)
+            left = self._ram_bytes - resident_memory()
+            room, spare = min(room, left), min(spare, left)
+        if room < 0:
+            self.shrink(-room)
+        step = -(-self._most_slots // STEPS) * self._stride
+        is_full = len(self._free) < self._staging + len(self._layers)
+        self._roomy_looks = self._roomy_looks + 1 if self._given_back and is_full and spare >= 2 * step else 0
+        if self._roomy_looks >= PATIENCE:
+            self._roomy_looks = 0
+            self.grow(step)
 
     def shrink(self, num_bytes: int) -> None:
         """Give back at least `num_bytes` of the arena, or as much as can be missed, to the system."""
@@ -193,8 +207,17 @@ class ExpertStore:
             for expert in here[np.argsort(self._scores[layer][here])][: max(0, len(here) - self._share)]:
                 self._drop(layer, int(expert))
         while self._num_slots > goal and self._free:
-            release(self._memory, *self._bounds(self._free.pop()))
+            self._given_back.append(self._free.pop())
+            release(self._memory, *self._bounds(self._given_back[-1]))
             self._num_slots -= 1
+
+    def grow(self, num_bytes: int) -> None:
+        """Take at most `num_bytes` of what was given back again."""
+        count = min(len(self._given_back), num_bytes // self._stride)
+        for _ in range(count):
+            self._free.append(self._given_back.pop())
+        self._num_slots += count
+        self._share = self._share_of(self._num_slots)
 
     def close(self) -> None:
         """End all reads. To close twice is nothing."""
@@ -303,12 +326,7 @@ class ExpertStore:
         return Read(work)
 
     def _check(self, layer: int, expert: int, record: NDArray[np.uint8]) -> None:
-        """The first time against the manifest, later against a sum that costs a tenth of it."""
-        own = int(record.view(np.uint64).sum())
-        known = self._sums[layer].get(expert)
-        if known is None and hashlib.sha256(record.data).hexdigest() == self._layers[layer].sha256[expert]:
-            known = self._sums[layer][expert] = own
-        if known != own:
+        if checksum(record.data) != self._layers[layer].checksums[expert]:
             path = self._files[self._layers[layer].file].path
             raise CheckpointError(
                 f"{path}: expert {expert} of layer {layer} is damaged. {PACK_AGAIN}", path=path

@@ -27,36 +27,37 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A whole file of `size_bytes`."""
+    """`size_bytes` of a file, from `offset` on; by default from its beginning."""
 
     path: Path
     size_bytes: int
+    offset: int = 0
 
 
 class Reader:
     """Reads files in the background into one page-aligned block of memory, on huge pages where there are any.
 
-    `arrays` are the files' bytes, in place from the start on; what `wait_for` was asked for is there when it
-    returns. Sizes are multiples of a page.
+    `arrays` are the extents' bytes, in place from the start on; what `wait_for` was asked for is there when
+    it returns. Sizes are multiples of a page.
     """
 
     def __init__(self, extents: Sequence[Extent], on_progress: OnProgress | None = None) -> None:
-        """Start reading, each file from its beginning, one file after another.
+        """Start reading, each extent from its beginning, one after another.
 
         `on_progress` hears of it in `wait_for` alone. Raises DoesNotFit where memory is short.
         """
         self._extents, self._on_progress = extents, on_progress
         self._total = sum(extent.size_bytes for extent in extents)
-        block = _allocate(self._total)
+        block = block_of(self._total)
         self.arrays: list[Bytes] = []
         start = 0
         for extent in extents:
             self.arrays.append(block[start : start + extent.size_bytes])
             start += extent.size_bytes
         begins = [range(0, extent.size_bytes, _PIECE) for extent in extents]
-        self._waiting = [deque(each) for each in begins]  # pieces that no thread has taken, by file
+        self._waiting = [deque(each) for each in begins]  # pieces that no thread has taken, by extent
         self._missing = [set(each) for each in begins]  # pieces that are not there yet
-        self._wanted = 0  # the file that is read first
+        self._wanted = 0  # the extent that is read first
         self._num_read = 0
         self._error: BaseException | None = None
         self._changed = Condition()
@@ -64,14 +65,14 @@ class Reader:
             # Daemons: a program that ends does not wait for gigabytes that nobody will look at.
             Thread(target=self._read, name=f"read-{number}", daemon=True).start()
 
-    def wait_for(self, file: int, end: int) -> None:
-        """Return when the first `end` bytes of a file are there; it is read before the others now.
+    def wait_for(self, number: int, end: int) -> None:
+        """Return when the first `end` bytes of an extent are there; it is read before the others now.
 
         Raises the CheckpointError of whichever file could not be read.
         """
         with self._changed:
-            self._wanted = file
-            while self._error is None and min(self._missing[file], default=end) < end:
+            self._wanted = number
+            while self._error is None and min(self._missing[number], default=end) < end:
                 self._changed.wait()
                 self._report()
             if self._error is not None:
@@ -90,10 +91,11 @@ class Reader:
 
     def _read(self) -> None:
         while (piece := self._take()) is not None:
-            file, begin = piece
-            target = self.arrays[file][begin : begin + _PIECE]
+            number, begin = piece
+            target = self.arrays[number][begin : begin + _PIECE]
+            extent = self._extents[number]
             try:
-                read_into(self._extents[file].path, begin, memoryview(target.data))
+                read_into(extent.path, extent.offset + begin, memoryview(target.data))
             except BaseException as error:  # for the thread that waits
                 self.stop()
                 with self._changed:
@@ -101,20 +103,20 @@ class Reader:
                     self._changed.notify_all()
                 return
             with self._changed:
-                self._missing[file].discard(begin)
+                self._missing[number].discard(begin)
                 self._num_read += target.size
                 self._changed.notify_all()
 
     def _take(self) -> tuple[int, int] | None:
         with self._changed:
-            for file in (self._wanted, *range(len(self._waiting))):
-                if self._waiting[file]:
-                    return file, self._waiting[file].popleft()
+            for number in (self._wanted, *range(len(self._waiting))):
+                if self._waiting[number]:
+                    return number, self._waiting[number].popleft()
         return None
 
 
 def map_files(extents: Sequence[Extent]) -> list[Bytes]:
-    """Each file's bytes as the system's cache holds them, read only, shared between processes."""
+    """Whole files as the system's cache holds them, read only, shared between processes."""
     arrays = []
     for extent in extents:
         try:
@@ -128,7 +130,8 @@ def map_files(extents: Sequence[Extent]) -> list[Bytes]:
     return arrays
 
 
-def _allocate(num_bytes: int) -> Bytes:
+def block_of(num_bytes: int) -> Bytes:
+    """Zeroed memory at a page's start, on huge pages where there are any. Raises DoesNotFit."""
     try:
         return np.frombuffer(allocate(num_bytes), np.uint8)
     except (OSError, ValueError, MemoryError, OverflowError):

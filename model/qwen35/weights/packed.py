@@ -3,7 +3,8 @@
 Mutable: `PackedModel` owns the weights' memory from `open` to `close`.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,14 +14,37 @@ from numpy.typing import NDArray
 
 from qwen35.config import ModelConfig
 from qwen35.errors import CheckpointError
-from qwen35.weights.arena import Bytes, Extent, OnProgress, Reader, map_files
+from qwen35.weights.arena import Bytes, Extent, OnProgress, Reader, block_of, map_files
 from qwen35.weights.layout import EXPERTS
 from qwen35.weights.manifest import PACK_AGAIN, ExpertsEntry, Manifest, read_manifest
 from qwen35.weights.names import Projection
-from qwen35.weights.placement import LoadMode, Placement, place
+from qwen35.weights.placement import NUM_BUFFERS, LoadMode, Placement, place
 from qwen35.weights.quantize import dequantise
 from qwen35.weights.shapes import parameter_shapes
+from qwen35.weights.stretches import Stretch, layer_stretches, resident_stretches
 from qwen35.weights.tiles import F32, matrix_bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Bytes of a file, from `begin` on, in memory. `number`: the Reader's extent; None where all is there."""
+
+    begin: int
+    data: Bytes
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamedLayer:
+    """A decoder layer on the disk, and the memory that it is to be read into whenever it is needed.
+
+    The layers that share a `buffer` share that memory: only one of them is there at a time.
+    """
+
+    index: int
+    stretch: Stretch
+    buffer: int
+    memory: Bytes
 
 
 class PackedModel:
@@ -34,16 +58,21 @@ class PackedModel:
         folder: Path,
         manifest: Manifest,
         config: ModelConfig,
-        data: dict[str, Bytes],
-        reader: Reader | None,
         placement: Placement,
+        parts: Mapping[str, Part],
+        reader: Reader | None,
+        streamed: Sequence[StreamedLayer] = (),
     ) -> None:
-        """`reader`: what still fills `data`; None where all of it is there."""
+        """`parts`: where each tensor is, and the experts of each layer; `reader`: what still fills them.
+
+        `streamed`: the layers whose parts hold something only while somebody reads them there.
+        """
         self.folder = folder
         self.manifest = manifest
         self.config = config
         self.placement = placement
-        self._data: dict[str, Bytes] | None = data
+        self.streamed = streamed
+        self._parts: Mapping[str, Part] | None = parts
         self._reader = reader
 
     @classmethod
@@ -58,39 +87,83 @@ class PackedModel:
 
         "read" copies them into memory of this process, in the background: `wait_for` what an address is used
         for. "mmap" uses the system's cache in place, "auto" does as `weights.placement.place` says of `ram`
-        bytes; where it leaves experts on the disk, the text model's are not here but in an ExpertStore.
+        bytes. Where that leaves experts on the disk, the text model's are not here but in an ExpertStore;
+        where it leaves layers there, a LayerStream brings them to their addresses, for a time.
         `on_progress` hears in `wait_for` of bytes read and bytes in all.
         Raises CheckpointError, and DoesNotFit where memory is short.
         """
         manifest = open_manifest(folder)
         config = packed_config(folder, manifest)
         placement = place(manifest, config, load, ram)
+        if placement.is_tight:
+            return cls._open_tight(folder, manifest, config, placement, on_progress)
         names = list(manifest.data_files)
         if placement.expert_bytes is not None:
             names.remove(EXPERTS)
         extents = [Extent(folder / name, manifest.files[name].size_bytes) for name in names]
         reader = Reader(extents, on_progress) if placement.load == "read" else None
         arrays = reader.arrays if reader else map_files(extents)
-        return cls(folder, manifest, config, dict(zip(names, arrays, strict=True)), reader, placement)
+        files = {
+            name: Part(0, array, number if reader else None)
+            for number, (name, array) in enumerate(zip(names, arrays, strict=True))
+        }
+        parts = {name: files[entry.file] for name, entry in manifest.tensors.items()}
+        parts |= {
+            layer: files[entry.file] for layer, entry in manifest.experts.items() if entry.file in files
+        }
+        return cls(folder, manifest, config, placement, parts, reader)
+
+    @classmethod
+    def _open_tight(
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        config: ModelConfig,
+        placement: Placement,
+        on_progress: OnProgress | None,
+    ) -> "PackedModel":
+        """With no more in memory than every token needs, and buffers for the layers that are streamed."""
+        stretches = resident_stretches(manifest, config, placement.streamed)
+        layers = layer_stretches(manifest, config.text.num_hidden_layers)
+        size = max((layers[index].size_bytes for index in placement.streamed), default=0)
+        buffers = block_of(NUM_BUFFERS * size).reshape(NUM_BUFFERS, size) if size else None
+        streamed = [
+            StreamedLayer(index, layers[index], place % NUM_BUFFERS, buffers[place % NUM_BUFFERS])
+            for place, index in enumerate(placement.streamed)
+            if buffers is not None
+        ]
+        names = sorted({entry.file for entry in manifest.tensors.values()})
+        mapped = map_files([Extent(folder / name, manifest.files[name].size_bytes) for name in names])
+        files = dict(zip(names, mapped, strict=True))
+        parts = {name: Part(0, files[entry.file]) for name, entry in manifest.tensors.items()}
+        for layer in streamed:
+            parts |= dict.fromkeys(layer.stretch.names, Part(layer.stretch.begin, layer.memory))
+        extents = [Extent(folder / each.file, each.size_bytes, each.begin) for each in stretches]
+        reader = Reader(extents, on_progress)
+        for number, (each, array) in enumerate(zip(stretches, reader.arrays, strict=True)):
+            parts |= dict.fromkeys(each.names, Part(each.begin, array, number))
+        return cls(folder, manifest, config, placement, parts, reader, streamed)
 
     def wait_for(self, prefix: str) -> None:
         """Return when all tensors and experts whose names begin so are in memory.
 
-        Raises CheckpointError where a file could not be read.
+        Those of a streamed layer are not waited for: whoever streams it knows when they are there. Raises
+        CheckpointError where a file could not be read.
         """
         if self._reader is None:
             return
-        ends = dict.fromkeys(self._data or (), 0)
-        for name, entry in self.manifest.tensors.items():
-            if name.startswith(prefix):
-                ends[entry.file] = max(ends[entry.file], entry.offset + entry.size_bytes)
-        for layer, experts in self.manifest.experts.items():
-            if f"{layer}.".startswith(prefix) and experts.file in ends:
-                end = experts.offset + experts.count * experts.stride
-                ends[experts.file] = max(ends[experts.file], end)
-        for file, end in enumerate(ends.values()):
-            if end:
-                self._reader.wait_for(file, end)
+        ends: dict[int, int] = {}
+        for name, part in (self._parts or {}).items():
+            if part.number is not None and f"{name}.".startswith(prefix):
+                if name in self.manifest.tensors:
+                    entry = self.manifest.tensors[name]
+                    end = entry.offset + entry.size_bytes - part.begin
+                else:
+                    experts = self.manifest.experts[name]
+                    end = experts.offset + experts.count * experts.stride - part.begin
+                ends[part.number] = max(ends.get(part.number, 0), end)
+        for number, end in sorted(ends.items()):
+            self._reader.wait_for(number, end)
 
     def has(self, name: str) -> bool:
         return name in self.manifest.tensors
@@ -101,14 +174,14 @@ class PackedModel:
         The address is valid at once, what lies there after `wait_for(name)`; so it is with `experts`.
         """
         entry = self.manifest.tensors[name]
-        return self._address(entry.file, entry.offset), entry.format, *entry.matrix_shape
+        return self._address(name, entry.offset), entry.format, *entry.matrix_shape
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """An unquantised tensor in its logical shape: a view of the weights, not to be written to."""
         self.wait_for(name)
         entry = self.manifest.tensors[name]
         assert entry.format == F32, f"{name} is packed as {entry.format}"
-        view = self._bytes(entry.file, entry.offset, entry.size_bytes).view("<f4").reshape(entry.shape)
+        view = self._bytes(name, entry.offset, entry.size_bytes).view("<f4").reshape(entry.shape)
         view.flags.writeable = False
         return view
 
@@ -122,7 +195,7 @@ class PackedModel:
         down (D, I), one after another (tiles are multiples of 64 bytes).
         """
         entry = self.experts_entry(layer)
-        return self._address(entry.file, entry.offset), entry.stride
+        return self._address(_layer_name(layer), entry.offset), entry.stride
 
     def expert_format(self, layer: int | str) -> str:
         """Of all parts of a layer's experts."""
@@ -138,7 +211,7 @@ class PackedModel:
         entry = self.manifest.tensors[name]
         if entry.format == F32:
             return self.vector(name).copy()
-        tiles = self._bytes(entry.file, entry.offset, entry.size_bytes)
+        tiles = self._bytes(name, entry.offset, entry.size_bytes)
         return dequantise(tiles, entry.format, *entry.matrix_shape).reshape(entry.shape)
 
     def dequantised_expert(
@@ -149,15 +222,25 @@ class PackedModel:
         entry = self.experts_entry(layer)
         part = entry.parts[projection]
         offset = entry.offset + expert * entry.stride + part.offset
-        tiles = self._bytes(entry.file, offset, matrix_bytes(entry.format, *part.shape))
+        tiles = self._bytes(_layer_name(layer), offset, matrix_bytes(entry.format, *part.shape))
         return dequantise(tiles, entry.format, *part.shape)
+
+    @property
+    def layer_bytes(self) -> int:
+        """Memory for the decoder layers without their experts: for those that stay, and for the buffers."""
+        layers = layer_stretches(self.manifest, self.config.text.num_hidden_layers)
+        streamed = {layer.index for layer in self.streamed}
+        buffers = {layer.buffer: layer.memory.size for layer in self.streamed}
+        return sum(buffers.values()) + sum(
+            layer.size_bytes for index, layer in enumerate(layers) if index not in streamed
+        )
 
     def close(self) -> None:
         """Let go of the memory: addresses are void from here on, arrays from `vector` keep it alive.
 
         To close twice is nothing.
         """
-        self._data = None
+        self._parts = None
         if self._reader:
             self._reader.stop()
 
@@ -169,15 +252,17 @@ class PackedModel:
     ) -> None:
         self.close()
 
-    def _file(self, name: str) -> Bytes:
-        assert self._data is not None, "the model is closed"
-        return self._data[name]
+    def _part(self, name: str) -> Part:
+        assert self._parts is not None, "the model is closed"
+        return self._parts[name]
 
-    def _bytes(self, file: str, offset: int, size_bytes: int) -> Bytes:
-        return self._file(file)[offset : offset + size_bytes]
+    def _bytes(self, name: str, offset: int, size_bytes: int) -> Bytes:
+        part = self._part(name)
+        return part.data[offset - part.begin : offset - part.begin + size_bytes]
 
-    def _address(self, file: str, offset: int) -> int:
-        return int(self._file(file).ctypes.data) + offset
+    def _address(self, name: str, offset: int) -> int:
+        part = self._part(name)
+        return int(part.data.ctypes.data) + offset - part.begin
 
 
 def open_manifest(folder: Path) -> Manifest:

@@ -15,7 +15,7 @@ from qwen35.backends.native.backend import NativeBackend
 from qwen35.backends.native.library import Library
 from qwen35.errors import CheckpointError
 from qwen35.events import ExpertUse
-from qwen35.experts.store import ExpertStore
+from qwen35.experts.store import PATIENCE, RESERVE, STEPS, ExpertStore
 from qwen35.weights.manifest import ExpertsEntry
 from qwen35.weights.packed import PackedModel
 from qwen35.weights.placement import text_experts
@@ -227,6 +227,69 @@ def test_a_process_that_grows_beyond_its_memory_gives_room_back(layers: list[Exp
     store.make_room()
     assert store.use.arena_bytes < before
     store.close()
+
+
+def test_room_that_was_given_back_is_taken_again(run: Run, layers: list[ExpertsEntry]) -> None:
+    ids = np.random.default_rng(7).integers(0, 400, 200)
+    stride = layers[0].stride
+    wanted = run(None, ids, 0, 5)
+    store = ExpertStore(MINI, layers, 1 << 30)
+    full = store.use.arena_bytes
+    for less, more in ((20, 5), (3, 40), (40, 1), (0, 7)):
+        store.shrink(less * stride)
+        before = store.use.arena_bytes
+        store.grow(more * stride)
+        assert store.use.arena_bytes == min(full, before + more * stride)
+        got = run(store, ids, 0, 5)
+        assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
+    store.grow(1 << 40)
+    assert store.use.arena_bytes == full
+    run(store, ids, 0, 5)
+    seen = store.use
+    run(store, ids, 0, 5)
+    assert store.use.since(seen).misses == 0  # all experts are kept again
+    store.close()
+
+
+class Clock:
+    """Half a second passes between two looks."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 0.6
+        return self.now
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("spare_slots", [-10, 0, 3, 4, 5, 15, 60])
+def test_the_arena_grows_when_memory_is_free_for_long_and_does_not_oscillate(
+    layers: list[ExpertsEntry], monkeypatch: pytest.MonkeyPatch, spare_slots: int
+) -> None:
+    """What is free falls by what the arena takes, as it does on a machine."""
+    stride = layers[0].stride
+    monkeypatch.setattr("qwen35.experts.store.time", Clock())
+    store = ExpertStore(MINI, layers, 1 << 30)
+    full = store.use.arena_bytes
+    store.shrink(full)
+    low = store.use.arena_bytes
+    all_free = 2 * RESERVE + low + spare_slots * stride
+    monkeypatch.setattr("qwen35.experts.store.available_memory", lambda: all_free - store.use.arena_bytes)
+    sizes = [0, low]
+    for _ in range(2 * PATIENCE * STEPS):
+        if sizes[-1] != sizes[-2]:
+            for layer in range(len(layers)):  # all that there is comes into use
+                list(store.fetch(layer, np.arange(8, dtype=np.int32)[:, None]) or ())
+        store.make_room()
+        sizes.append(store.use.arena_bytes)
+    store.close()
+    assert sizes == sorted(sizes)
+    assert sizes[PATIENCE] == low  # not at once
+    assert (sizes[-1] > low) == (spare_slots >= 4)  # a step has two slots
+    assert (sizes[-1] == full) == (spare_slots == 60)
 
 
 @pytest.mark.parametrize("refuses_at_once", [True, False])

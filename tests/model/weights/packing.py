@@ -8,7 +8,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qwen35.config import ModelConfig
+from qwen35.errors import DoesNotFit
 from qwen35.weights.checkpoint import INDEX, SINGLE_FILE
+from qwen35.weights.manifest import read_manifest
+from qwen35.weights.packed import packed_config
+from qwen35.weights.placement import WORKING_BYTES, place
 from qwen35.weights.shapes import parameter_shapes
 from tests.model.checkpoint import write_checkpoint
 from tests.model.reference import Shape, reference_model
@@ -79,6 +83,26 @@ def large_checkpoint(source: Path, folder: Path, **text: int) -> Path:
     }
     rewrite(folder, tensors)
     return folder
+
+
+def least_ram(folder: Path) -> int:
+    """The least --ram with which a packed model runs, to the byte."""
+    manifest = read_manifest(folder)
+    config = packed_config(folder, manifest)
+    low, high = WORKING_BYTES, whole_ram(folder)
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            place(manifest, config, ram=middle)
+            high = middle
+        except DoesNotFit:
+            low = middle + 1
+    return low
+
+
+def whole_ram(folder: Path) -> int:
+    """The least --ram with which nothing of it stays on the disk."""
+    return WORKING_BYTES + read_manifest(folder).data_bytes
 
 
 def contents(folder: Path) -> dict[str, bytes]:

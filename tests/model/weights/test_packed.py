@@ -17,6 +17,7 @@ import pytest
 from qwen35.errors import CheckpointError, DoesNotFit
 from qwen35.weights import arena
 from qwen35.weights.arena import Extent, Reader
+from qwen35.weights.checksum import checksum
 from qwen35.weights.layout import EXPERTS, TEXT, VISION
 from qwen35.weights.manifest import MANIFEST, read_manifest
 from qwen35.weights.pack import pack
@@ -25,6 +26,7 @@ from qwen35.weights.placement import LoadMode
 from qwen35.weights.verify import verify
 from tests.model.checkpoint import write_checkpoint
 from tests.model.reference import MOE, reference_model
+from tests.model.weights.packing import least_ram, whole_ram
 
 MODEL = Path(__file__).resolve().parents[3] / "model"
 
@@ -73,13 +75,13 @@ def test_every_way_to_load_gives_the_same_bytes(whole: Path, load: LoadMode) -> 
             assert address % 64 == 0
             assert (format_name, n * k) == (entry.format, int(np.prod(entry.shape)))
             data = ctypes.string_at(address, entry.size_bytes)
-            assert hashlib.sha256(data).hexdigest() == entry.sha256, name
+            assert checksum(data) == entry.checksum, name
         for index, layer in [*enumerate(list(manifest.experts)[:4]), ("mtp.layers.0", "mtp.layers.0")]:
             (address, stride), format_name = model.experts(index), model.expert_format(index)
             assert (address % 4096, stride % 4096, format_name) == (0, 0, "q4")
-            for e, sha256 in enumerate(manifest.experts[layer].sha256):
+            for e, expected in enumerate(manifest.experts[layer].checksums):
                 record = ctypes.string_at(address + e * stride, stride)
-                assert hashlib.sha256(record).hexdigest() == sha256
+                assert checksum(record) == expected
 
 
 def test_what_is_there_is_told(whole: Path) -> None:
@@ -125,9 +127,21 @@ def test_what_is_waited_for_is_there(whole: Path) -> None:
                 model.wait_for(prefix)
                 for name, entry in model.manifest.tensors.items():
                     if name.startswith(prefix):
-                        sides = [
-                            m._bytes(entry.file, entry.offset, entry.size_bytes) for m in (model, mapped)
-                        ]
+                        sides = [m._bytes(name, entry.offset, entry.size_bytes) for m in (model, mapped)]
+                        assert np.array_equal(*sides), name
+
+
+def test_what_is_in_memory_where_it_is_short_is_the_same(whole: Path) -> None:
+    """Whatever stays of the layers; the others are brought by a LayerStream (tests/model/experts)."""
+    step = 20_000
+    with PackedModel.open(whole, "mmap") as mapped:
+        for ram in range(least_ram(whole), whole_ram(whole), step):
+            with PackedModel.open(whole, ram=ram) as model:
+                elsewhere = {name for layer in model.streamed for name in layer.stretch.names}
+                model.wait_for("")
+                for name, entry in model.manifest.tensors.items():
+                    if name not in elsewhere:
+                        sides = [m._bytes(name, entry.offset, entry.size_bytes) for m in (model, mapped)]
                         assert np.array_equal(*sides), name
 
 
@@ -248,7 +262,10 @@ def test_no_flipped_bit_of_the_manifest_goes_unseen(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.update(version=2), "version 2 of the format; this program reads 1. Update qwen"),
+        (
+            lambda m: m.update(version=1),
+            "version 1 of the format; this program reads 2. Update qwen, or pack the model again",
+        ),
         (lambda m: m.update(format="other"), "its format is 'other', not 'qwen-packed'"),
         (
             lambda m: m["tensors"][QKV].update(format="q4m"),
@@ -325,7 +342,7 @@ def test_verify_sees_what_lies_between_tensors_and_in_small_files(copy: Path) ->
     begins = {entry.offset for entry in read_manifest(copy).tensors.values() if entry.file == TEXT}
     gap = min(ends - begins)
     flip(copy / TEXT, gap)
-    with pytest.raises(CheckpointError, match=r"text\.bin: damaged between the tensors"):
+    with pytest.raises(CheckpointError, match=r"text\.bin: damaged or changed since it was packed"):
         verify(copy)
     flip(copy / TEXT, gap)
     flip(copy / "tokenizer.json", 100)

@@ -1,6 +1,7 @@
 """What lies where, for how much memory."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,21 @@ import qwen35
 from qwen35.config import ModelConfig
 from qwen35.errors import DoesNotFit
 from qwen35.weights.manifest import Manifest, read_manifest
+from qwen35.weights.pack import pack
 from qwen35.weights.packed import PackedModel, packed_config
 from qwen35.weights.placement import (
     CHUNK,
     LONG_CHUNK,
+    NUM_BUFFERS,
     ROOM,
     WORKING_BYTES,
     Placement,
     place,
     row_bytes,
 )
+from qwen35.weights.stretches import layer_stretches, resident_stretches
+from tests.model.reference import Shape
+from tests.model.weights.packing import least_ram, tiny_checkpoint, whole_ram
 
 MINI = Path(qwen35.__file__).parent / "builtin" / "mini"
 
@@ -31,6 +37,18 @@ def manifest() -> Manifest:
 @pytest.fixture
 def config(manifest: Manifest) -> ModelConfig:
     return packed_config(MINI, manifest)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Packed models of eight layers: dense with one embedding for both ends, MoE with two."""
+    found = []
+    for is_moe in (False, True):
+        folder = tmp_path_factory.mktemp("model")
+        shape = Shape(is_moe=is_moe, ratio=3, is_tied=not is_moe, num_layers=8)
+        pack(tiny_checkpoint(folder / "source", shape), folder / "packed", "q4")
+        found.append(folder / "packed")
+    return found
 
 
 def test_all_of_it_is_read_where_it_fits(manifest: Manifest, config: ModelConfig) -> None:
@@ -46,20 +64,61 @@ def test_experts_get_what_the_rest_leaves(manifest: Manifest, config: ModelConfi
         assert (placement.load, placement.expert_bytes) == ("read", experts - missing)
 
 
-def test_too_little_says_what_is_the_least(manifest: Manifest, config: ModelConfig) -> None:
+def test_layers_follow_where_experts_alone_do_not_make_room(manifest: Manifest, config: ModelConfig) -> None:
     assert config.text.moe is not None
-    stride = max(entry.stride for entry in manifest.experts.values())
+    some = config.text.moe.num_experts_per_tok * max(entry.stride for entry in manifest.experts.values())
     experts = sum(entry.count * entry.stride for entry in manifest.experts.values())
-    least = WORKING_BYTES + manifest.data_bytes - experts + config.text.moe.num_experts_per_tok * stride
-    assert place(manifest, config, ram=least).expert_bytes == config.text.moe.num_experts_per_tok * stride
-    with pytest.raises(DoesNotFit, match=rf"at least {least / 1e9:.2f} GB.*on the disk; --ram allows"):
-        place(manifest, config, ram=least - 1)
+    enough = WORKING_BYTES + manifest.data_bytes - experts + some
+    assert place(manifest, config, ram=enough) == Placement("read", some, enough)
+    tight = place(manifest, config, ram=enough - 1)
+    assert (tight.load, tight.is_tight) == ("read", True)
+    assert tight.expert_bytes is not None
+    assert tight.expert_bytes >= some
+
+
+def test_too_little_says_what_is_the_least(folders: list[Path]) -> None:
+    for folder, what in zip(folders, ("layers", "layers and experts"), strict=True):
+        manifest = read_manifest(folder)
+        config, ram = packed_config(folder, manifest), least_ram(folder)
+        assert place(manifest, config, ram=ram).streamed == tuple(range(config.text.num_hidden_layers))
+        reason = rf"at least {ram / 1e9:.2f} GB.*its {what} on the disk; --ram allows"
+        with pytest.raises(DoesNotFit, match=reason):
+            place(manifest, config, ram=ram - 1)
+
+
+def test_layers_on_the_disk_lie_evenly_between_others(folders: list[Path]) -> None:
+    for folder in folders:
+        manifest = read_manifest(folder)
+        config = packed_config(folder, manifest)
+        counts = []
+        for ram in range(least_ram(folder), whole_ram(folder), 1024):
+            streamed = place(manifest, config, ram=ram).streamed
+            counts.append(len(streamed))
+            gaps = [b - a for a, b in pairwise((*streamed, streamed[0] + 8))] if streamed else [8]
+            assert max(gaps) - min(gaps) <= 1
+        assert counts == sorted(counts, reverse=True)
+        assert set(counts) == {0, 3, 4, 5, 6, 7, 8}  # two that share two buffers would save nothing
+
+
+def test_what_stays_in_memory_fits(folders: list[Path]) -> None:
+    for folder in folders:
+        manifest = read_manifest(folder)
+        config = packed_config(folder, manifest)
+        layers = [each.size_bytes for each in layer_stretches(manifest, 8)]
+        for ram in range(least_ram(folder), whole_ram(folder), 8192):
+            placement = place(manifest, config, ram=ram)
+            if placement.is_tight:
+                stay = sum(
+                    each.size_bytes for each in resident_stretches(manifest, config, placement.streamed)
+                )
+                buffers = NUM_BUFFERS * max((layers[i] for i in placement.streamed), default=0)
+                assert WORKING_BYTES + stay + buffers + (placement.expert_bytes or 0) <= ram
 
 
 def test_a_long_chunk_is_for_those_who_have_room(manifest: Manifest, config: ModelConfig) -> None:
     assert place(manifest, config, ram=WORKING_BYTES + manifest.data_bytes - 1).prefill_chunk == CHUNK
     layers = {
-        name: replace(entry, count=10**5, sha256=("",) * 10**5) for name, entry in manifest.experts.items()
+        name: replace(entry, count=10**5, checksums=("",) * 10**5) for name, entry in manifest.experts.items()
     }
     files = {name: replace(entry, size_bytes=10**11) for name, entry in manifest.files.items()}
     large = replace(manifest, experts=layers, files=files)
@@ -68,12 +127,6 @@ def test_a_long_chunk_is_for_those_who_have_room(manifest: Manifest, config: Mod
     ram = WORKING_BYTES + resident + 8 * extra
     assert place(large, config, ram=ram) == Placement("read", 7 * extra, ram, LONG_CHUNK)
     assert place(large, config, ram=ram - 8) == Placement("read", 8 * extra - 8, ram - 8, CHUNK)
-
-
-def test_a_dense_model_has_no_experts_to_leave(manifest: Manifest, config: ModelConfig) -> None:
-    dense = replace(config, text=replace(config.text, moe=None))
-    with pytest.raises(DoesNotFit, match="--load mmap"):
-        place(replace(manifest, experts={}), dense, ram=WORKING_BYTES + 1000)
 
 
 def test_what_is_free_decides_where_nothing_is_said(
@@ -85,6 +138,19 @@ def test_what_is_free_decides_where_nothing_is_said(
     experts = sum(entry.count * entry.stride for entry in manifest.experts.values())
     assert placement == Placement("read", int(ROOM * free) - (manifest.data_bytes - experts))
     monkeypatch.setattr("qwen35.weights.placement.available_memory", lambda: 1000)
+    assert place(manifest, config) == Placement("mmap")
+
+
+def test_layers_leave_room_for_the_rest_of_the_program(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(folders[0])
+    config, least = packed_config(folders[0], manifest), least_ram(folders[0])
+    # A share of the memory that is enough for the least: what decides is what it leaves.
+    monkeypatch.setattr("qwen35.weights.placement.ROOM", (least - WORKING_BYTES + 9) / least)
+    monkeypatch.setattr("qwen35.weights.placement.available_memory", lambda: least)
+    assert place(manifest, config).streamed == tuple(range(8))
+    monkeypatch.setattr("qwen35.weights.placement.available_memory", lambda: least - 1)
     assert place(manifest, config) == Placement("mmap")
 
 

@@ -20,6 +20,7 @@ from qwen35.backends.native.places import BlockTable, address, linear_places
 from qwen35.backends.native.rotary import Floats, TextRotary
 from qwen35.backends.native.vision import encode_pictures
 from qwen35.events import ExpertUse
+from qwen35.experts.layers import LayerStream
 from qwen35.experts.store import ExpertStore
 from qwen35.state import KVBlocks, LinearMemory, ModelState
 
@@ -44,12 +45,13 @@ class NativeBackend:
         num_threads: int = 1,
         isa: str | None = None,
         store: ExpertStore | None = None,
+        stream: LayerStream | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
-        """`store`: where the experts are that `weights` does not hold."""
+        """`store`: where the experts are that `weights` does not hold; `stream`: what brings its layers."""
         self.config = weights.config
         self._context = Context(library, num_threads, forced_isa() if isa is None else isa)
-        self._store = store
+        self._store, self._stream = store, stream
         self._slot_outputs = np.empty(0, np.float32)
         self.prefill_chunk = prefill_chunk
         self._layers = Layers(weights, store.tables if store else None)
@@ -63,9 +65,15 @@ class NativeBackend:
     def expert_use(self) -> ExpertUse | None:
         return self._store.use if self._store else None
 
+    @property
+    def layer_use(self) -> ExpertUse | None:
+        """What the layers have cost that are not in memory; None where all of them are."""
+        return self._stream.use if self._stream else None
+
     def close(self) -> None:
-        if self._store:
-            self._store.close()
+        for reading in (self._store, self._stream):
+            if reading:
+                reading.close()
 
     def new_state(self) -> ModelState:
         return ModelState(self.config.text, STATE_DTYPE)
@@ -129,6 +137,8 @@ class NativeBackend:
         weights = np.empty(chosen.shape, np.float32)
         x_at, h_at, chosen_at, weights_at = map(address, (x, h, chosen, weights))
         for index in range(self.config.text.num_hidden_layers):
+            if self._stream:
+                self._stream.enter(index)
             layer = self._layers.layer(index)
             if layer.is_linear:
                 past = [cast(LinearMemory, state.layers[index]) for state in states]
@@ -147,6 +157,8 @@ class NativeBackend:
                 call("qw_moe", layer.mlp, M, h_at, chosen_at, weights_at, layer.records, x_at)
             else:
                 self._run_experts(self._store, index, layer, h, chosen, weights, x)
+            if self._stream:
+                self._stream.leave(index)
         for state, count in zip(states, counts, strict=True):
             state.num_tokens += count
 
