@@ -73,7 +73,7 @@ def load_engine(
         library, reason = native.load(cache, on_compile=lambda: on_note(COMPILING) if on_note else None)
         if library:
             weights = PackedModel.open(folder, load, on_progress, ram)
-            if on_note and load == "auto" and weights.placement.load == "mmap":
+            if on_note and load == "auto" and weights.placement.load == "mmap" and not weights.placement.fits:
                 on_note(f"{folder.name} is larger than the free memory: it is read from disk again and again")
             hot = cache / "experts" if cache and states and states.can_write else None
             store = _expert_store(folder, weights, hot, on_note)

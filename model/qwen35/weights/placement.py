@@ -24,7 +24,8 @@ class Placement:
     `expert_bytes` None: all experts are in memory, or mapped, as the rest is. `ram_bytes`: what the user
     allows the process. `prefill_chunk`: tokens of a prompt at a time. `is_tight`: only what every token needs
     is in memory (see `stretches.resident_stretches`), the vision encoder and an embedding that is no head are
-    mapped; and the layers `streamed` are read from disk at every step, into NUM_BUFFERS buffers.
+    mapped; and the layers `streamed` are read from disk at every step, into NUM_BUFFERS buffers. `fits`: all
+    of it stays in memory.
     """
 
     load: Literal["read", "mmap"]
@@ -33,6 +34,7 @@ class Placement:
     prefill_chunk: int = CHUNK
     is_tight: bool = False
     streamed: tuple[int, ...] = ()
+    fits: bool = False
 
 
 def place(
@@ -40,15 +42,19 @@ def place(
 ) -> Placement:
     """The fastest way that fits into `ram` bytes (None: what is available, less a reserve).
 
-    All in memory; else experts on disk, as far as they do not fit; else layers too. What is too large even so
-    is mapped; but where the user names an amount, DoesNotFit is raised, and says what would be the least.
+    All in memory: a copy, or mapped where no second one would fit, so that the next process finds the file in
+    the system's cache. Else experts on disk, as far as they do not fit; else layers too. What is too large
+    even so is mapped; but where the user names an amount, DoesNotFit is raised, and says what would be the
+    least.
     """
     if load == "mmap":
         return Placement("mmap")
     available = available_memory() if ram is None else ram
     budget = int(ROOM * available) if ram is None else ram - WORKING_BYTES
     if manifest.data_bytes <= budget or (load == "read" and ram is None):
-        return Placement("read", ram_bytes=ram)
+        # A copy beside which the system cannot keep the file is read from the disk again by the next process.
+        is_copied = load == "read" or ram is not None or 2 * manifest.data_bytes <= available
+        return Placement("read" if is_copied else "mmap", ram_bytes=ram, fits=manifest.data_bytes <= budget)
     experts = text_experts(manifest)
     least_experts = 0
     if config.text.moe is not None:

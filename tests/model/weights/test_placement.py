@@ -53,8 +53,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_all_of_it_is_read_where_it_fits(manifest: Manifest, config: ModelConfig) -> None:
     exactly = WORKING_BYTES + manifest.data_bytes
-    assert place(manifest, config, ram=exactly) == Placement("read", ram_bytes=exactly)
-    assert place(manifest, config) == Placement("read")
+    assert place(manifest, config, ram=exactly) == Placement("read", ram_bytes=exactly, fits=True)
+    assert place(manifest, config) == Placement("read", fits=True)
+
+
+def test_it_is_mapped_where_no_second_copy_fits(
+    manifest: Manifest, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def available(num_bytes: int) -> None:
+        monkeypatch.setattr("qwen35.weights.placement.available_memory", lambda: num_bytes)
+
+    available(2 * manifest.data_bytes)
+    assert place(manifest, config) == Placement("read", fits=True)
+    available(2 * manifest.data_bytes - 1)
+    assert place(manifest, config) == Placement("mmap", fits=True)
+    assert place(manifest, config, "read") == Placement("read", fits=True)
+    ram = WORKING_BYTES + manifest.data_bytes
+    assert place(manifest, config, ram=ram) == Placement("read", ram_bytes=ram, fits=True)
 
 
 def test_experts_get_what_the_rest_leaves(manifest: Manifest, config: ModelConfig) -> None:
@@ -156,7 +171,7 @@ def test_layers_leave_room_for_the_rest_of_the_program(
 
 def test_a_wish_is_followed(manifest: Manifest, config: ModelConfig) -> None:
     assert place(manifest, config, "mmap", ram=1) == Placement("mmap")
-    assert place(manifest, config, "read") == Placement("read")
+    assert place(manifest, config, "read") == Placement("read", fits=True)
 
 
 def test_experts_on_the_disk_are_not_in_memory() -> None:
