@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from qwencli.settings import PARSERS
-from qwencli.values import ImageTokens, PageRanges, Thinking, parse_pages
+from qwencli.values import ImageTokens, PageRanges, Thinking, VideoTokens, parse_pages
 
 
 def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -144,6 +144,28 @@ ImageTokenBounds = Annotated[
         "--image-tokens",
         metavar="auto|model|MAX|MIN:MAX",
         help="Tokens of one picture. auto: the model's own bounds, but at most 2048 on a CPU.",
+        completes=("auto", "model"),
+    ),
+]
+
+Fps = Annotated[
+    float | None,
+    _setting("--fps", metavar="N", help="Frames a second of video inputs. Default: as the model has it."),
+]
+Frames = Annotated[
+    int | None, _setting("--frames", metavar="N", help="N frames of each video input, evenly spread.")
+]
+Start = Annotated[
+    float | None, _setting("--start", metavar="TIME", help="Of video inputs from here on: 90, 90s or 1:30.")
+]
+End = Annotated[float | None, _setting("--end", metavar="TIME", help="Of video inputs up to here.")]
+VideoTokenBound = Annotated[
+    VideoTokens | None,
+    _setting(
+        "--video-tokens",
+        metavar="auto|model|MAX",
+        help="Tokens of one video: its frames become smaller, then fewer. auto: the model's own bound, but "
+        "at most 8192 on a CPU.",
         completes=("auto", "model"),
     ),
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qwen35.errors import InputError
 from qwencli.errors import UsageError
+from qwencli.media.numbered import is_numbered
 from qwencli.media.source import is_named_elsewhere
 
 
@@ -63,7 +64,7 @@ def _check_order(inputs: Sequence[str], prompt: str) -> None:
 
 def _is_input(word: str) -> bool:
     try:
-        return is_named_elsewhere(word) or Path(word).expanduser().exists()
+        return is_named_elsewhere(word) or Path(word).expanduser().exists() or is_numbered(word)
     except (OSError, ValueError, RuntimeError):  # too long for a name, a NUL, an unknown ~user
         return False
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from qwen35.engine.request import Request, SamplingOverrides
 from qwen35.errors import InputError
 from qwen35.memory import total_memory
-from qwen35.messages import ImagePart, Message, TextPart
+from qwen35.messages import ImagePart, Message, Part, Sampling, TextPart, VideoPart
 from qwen35.processing.image import TokenBounds
 from qwen35.processing.processor import Processor
+from qwencli.errors import UsageError
 from qwencli.machine import free_disk
 from qwencli.media.attach import Attachment
 from qwencli.settings import Settings
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from qwen35.engine.load import States
 
 CPU_IMAGE_TOKENS = 2048  # more are minutes of work on a CPU
+CPU_VIDEO_TOKENS = 8192
 
 
 def load(
@@ -83,6 +86,7 @@ def plan(
     notify: Callable[[str], None],
 ) -> tuple[Request, list[dict[str, Any]]]:
     """The request, and its attachments with their tokens, as JSON shows them."""
+    messages = _with_capped_clips(processor, settings, messages, attachments, notify)
     bounds = _image_bounds(processor, settings)
     if bounds and settings.image_tokens.is_capped:
         _notify_of_cap(processor, attachments, bounds, notify)
@@ -104,7 +108,25 @@ def plan(
         image_bounds=bounds,
         max_context=settings.ctx,
     )
-    return request, [_describe(processor, attachment, bounds) for attachment in attachments]
+    shown = {
+        id(part.clip): part for message in messages for part in message.parts if isinstance(part, VideoPart)
+    }
+    return request, [_describe(processor, attachment, bounds, shown) for attachment in attachments]
+
+
+def sampling_of(settings: Settings) -> Sampling:
+    """What is to be seen of clips that are attached now. Raises UsageError for what cannot be meant."""
+    if settings.fps is not None and settings.frames is not None:
+        raise UsageError("Of --fps and --frames, only one can be given.")
+    if settings.end is not None and settings.end <= (settings.start or 0):
+        raise UsageError(f"--end {settings.end:g} is not after --start {settings.start or 0:g}.")
+    return Sampling(
+        fps=settings.fps,
+        num_frames=settings.frames,
+        start=settings.start,
+        end=settings.end,
+        max_tokens=settings.video_tokens.maximum,
+    )
 
 
 def _image_bounds(processor: Processor, settings: Settings) -> TokenBounds | None:
@@ -143,20 +165,65 @@ def _notify_of_cap(
         )
 
 
-def _describe(processor: Processor, attachment: Attachment, bounds: TokenBounds | None) -> dict[str, Any]:
-    tokens = 0
+def _with_capped_clips(
+    processor: Processor,
+    settings: Settings,
+    messages: tuple[Message, ...],
+    attachments: Sequence[Attachment],
+    notify: Callable[[str], None],
+) -> tuple[Message, ...]:
+    """`messages` with a bound for clips that would take long on a CPU; a note where one is new among them."""
+    if processor.video is None or not settings.video_tokens.is_capped or _runs_on_cuda(settings.device):
+        return messages
+    new = {id(part.clip) for item in attachments for part in item.parts if isinstance(part, VideoPart)}
+    wanted = 0
+
+    def capped(part: Part) -> Part:
+        nonlocal wanted
+        if not isinstance(part, VideoPart) or part.sampling.max_tokens is not None:
+            return part
+        assert processor.video is not None
+        tokens = processor.video.plan(part.clip, part.sampling).num_tokens
+        if tokens <= CPU_VIDEO_TOKENS:
+            return part
+        if id(part.clip) in new:
+            wanted = max(wanted, tokens)
+        return replace(part, sampling=replace(part.sampling, max_tokens=CPU_VIDEO_TOKENS))
+
+    messages = tuple(
+        replace(message, parts=tuple(capped(part) for part in message.parts)) for message in messages
+    )
+    if wanted:
+        notify(
+            f"a video is capped at {CPU_VIDEO_TOKENS} of {wanted} tokens to save time on the CPU; "
+            "--video-tokens model takes all"
+        )
+    return messages
+
+
+def _describe(
+    processor: Processor, attachment: Attachment, bounds: TokenBounds | None, shown: dict[int, VideoPart]
+) -> dict[str, Any]:
+    """`shown`: the clips as they go into the prompt, by the id of the clip."""
+    tokens, details = 0, {}
     for part in attachment.parts:
         if isinstance(part, TextPart):
             tokens += len(processor.tokenizer.encode(processor.tokenizer.protect(part.text)))
-        else:
+        elif isinstance(part, ImagePart):
             tokens += _image_tokens(processor, part, bounds)
+        else:
+            details = {"duration_s": round(part.clip.duration, 3)}
+            if processor.video is not None:  # a model of text alone: the engine refuses the clip
+                plan = processor.video.plan(part.clip, shown[id(part.clip)].sampling)
+                tokens += plan.num_tokens
+                details |= {name: value for name, value in plan.to_dict().items() if name != "tokens"}
     return {
         "source": attachment.source,
         "type": attachment.type,
         "sha256": attachment.sha256,
         "size_bytes": attachment.size_bytes,
         "tokens": tokens,
-    }
+    } | details
 
 
 def _image_tokens(processor: Processor, picture: ImagePart, bounds: TokenBounds | None) -> int:

@@ -15,14 +15,19 @@ from qwencli.errors import UsageError
 from qwencli.values import (
     AUTO_IMAGE_TOKENS,
     AUTO_THINKING,
+    AUTO_VIDEO_TOKENS,
     ImageTokens,
     Thinking,
+    VideoTokens,
     parse_bytes,
     parse_choice,
+    parse_fps,
     parse_image_tokens,
     parse_number,
     parse_ram,
     parse_thinking,
+    parse_time,
+    parse_video_tokens,
     parse_whole,
 )
 
@@ -46,6 +51,11 @@ class Settings:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     image_tokens: ImageTokens = AUTO_IMAGE_TOKENS
+    fps: float | None = None  # frames of a clip: so many a second, or
+    frames: int | None = None  # so many in all,
+    start: float | None = None  # of its seconds from here
+    end: float | None = None  # to here
+    video_tokens: VideoTokens = AUTO_VIDEO_TOKENS
     ctx: int | None = None
     device: str = "auto"
     load: LoadMode = "auto"
@@ -69,6 +79,9 @@ class Settings:
                 value = tuple(value or ()) or None
             if value is not None:
                 values[name] = value
+        for name, other in (("fps", "frames"), ("frames", "fps")):
+            if flags.get(name) is not None and flags.get(other) is None:
+                values.pop(other, None)  # two ways to say one thing: the nearer one counts
         return cls(**values)
 
 
@@ -86,6 +99,11 @@ PARSERS: dict[str, Parser] = {
     "stop": str,
     "seed": parse_whole(0),
     "image_tokens": parse_image_tokens,
+    "fps": parse_fps,
+    "frames": parse_whole(1),
+    "start": parse_time,
+    "end": parse_time,
+    "video_tokens": parse_video_tokens,
     "ctx": parse_whole(1),
     "device": parse_choice("auto", "cpu", "cuda"),
     "load": parse_choice("auto", "read", "mmap"),

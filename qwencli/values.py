@@ -4,9 +4,12 @@ The same words count on the command line, in `QWEN_*` and in config.toml. Each p
 and raises ValueError with a message that says what was expected.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+
+MAX_FPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,17 @@ class ImageTokens:
     is_capped: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class VideoTokens:
+    """Tokens that one clip may take; `is_capped` as in ImageTokens."""
+
+    maximum: int | None = None
+    is_capped: bool = True
+
+
 AUTO_THINKING = Thinking()
 AUTO_IMAGE_TOKENS = ImageTokens()
+AUTO_VIDEO_TOKENS = VideoTokens()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +140,38 @@ def parse_image_tokens(text: str) -> ImageTokens:
     if maximum < 1 or minimum == 0 or (minimum or 1) > maximum:
         raise ValueError(f"{text!r}: at least one token, and MIN no more than MAX.")
     return ImageTokens(minimum, maximum, is_capped=False)
+
+
+def parse_video_tokens(text: str) -> VideoTokens:
+    """auto | model | MAX."""
+    if text in ("auto", "model"):
+        return VideoTokens(is_capped=text == "auto")
+    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
+        raise ValueError(f"{text!r} is none of auto, model, or a number of tokens.")
+    return VideoTokens(int(text), is_capped=False)
+
+
+def parse_time(text: str) -> float:
+    """Seconds from the beginning of a clip: `90`, `90s`, `1:30`, `1:02:03.5`, `1h2m3s`."""
+    unit = r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?"
+    clock = r"(?:(?:(\d+):)?([0-5]?\d):)?([0-5]?\d(?:\.\d+)?)"
+    text = text.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    match = text and (re.fullmatch(unit, text) or re.fullmatch(clock, text))
+    if not match:
+        raise ValueError(f"{text!r} is not a time. Write it like 90, 90s, 1:30 or 1:02:03.")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def parse_fps(text: str) -> float:
+    """Frames a second; 1/10 is one in ten seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(?:/(\d+(?:\.\d+)?))?", text.strip())
+    rate = float(match[1]) / (float(match[2] or 1) or math.inf) if match else 0.0
+    if not 0 < rate <= MAX_FPS:
+        raise ValueError(f"{text!r} is not a number of frames a second, such as 2, 0.5 or 1/10.")
+    return rate
 
 
 def parse_pages(text: str) -> PageRanges:

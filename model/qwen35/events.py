@@ -8,7 +8,7 @@ FinishReason = Literal["stop", "length", "interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counts of tokens. `prompt_tokens` includes image tokens and those taken from a cache."""
+    """Counts of tokens. `prompt_tokens` includes image and video tokens and those taken from a cache."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -22,7 +22,7 @@ class Usage:
 class Timings:
     """Seconds of wall clock, and rates of tokens per second (0 where nothing was measured)."""
 
-    media_s: float = 0.0  # pictures through the vision encoder
+    media_s: float = 0.0  # frames decoded, pictures and frames through the vision encoder
     prefill_s: float = 0.0
     first_token_s: float = 0.0  # from the start of the request to its first token
     decode_s: float = 0.0
@@ -63,7 +63,11 @@ class ExpertUse:
 
 @dataclass(frozen=True, slots=True)
 class PictureProgress:
-    """`done` of `total` image tokens have come out of the vision encoder, picture by picture."""
+    """`done` of `total` image and video tokens have come out of the vision encoder.
+
+    They do when their turn in the prompt comes. Until all have, this tells how far a prompt is, and no
+    PrefillProgress is told between.
+    """
 
     done: int
     total: int

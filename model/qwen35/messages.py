@@ -1,7 +1,8 @@
-"""A conversation as data: what the user and the model said, with pictures as pixels."""
+"""A conversation as data: what the user and the model said, with pictures as pixels and clips to be read."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -22,7 +23,53 @@ class ImagePart:
     sha256: str = ""  # of the bytes it was decoded from
 
 
-Part = TextPart | ImagePart
+class Clip(Protocol):
+    """A video as whoever opened it offers it: what is known before it is decoded, and its frames."""
+
+    source: str  # what the user called it
+    sha256: str  # of its bytes
+    height: int  # of a frame in pixels, upright
+    width: int
+    duration: float  # seconds
+    fps: float  # frames a second, on the average
+    num_frames: int
+
+    def frames(self, times: Sequence[float], size: tuple[int, int]) -> Iterator[np.ndarray]:
+        """For each of `times`, ascending seconds from the beginning, the frame that is shown then.
+
+        (height, width, 3) uint8 RGB, resized to `size` (height, width), one by one as they are decoded. For
+        one that cannot be decoded the last good one stands. May be asked again. Raises InputError where
+        there is none at all.
+        """
+        ...
+
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the frames that were asked for so far, such as those not decodable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames of a clip a model is shown. None: as the checkpoint's video preprocessor has it.
+
+    `fps` frames a second, or `num_frames` in all, of the seconds [start, end); at most `max_tokens` for the
+    clip, for which frames become smaller, then fewer.
+    """
+
+    fps: float | None = None
+    num_frames: int | None = None
+    start: float | None = None
+    end: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoPart:
+    clip: Clip
+    sampling: Sampling = Sampling()
+
+
+Part = TextPart | ImagePart | VideoPart
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ _VALUES = {
 _OF_SETTING = {
     "think": ("off", "on", "auto"),
     "image-tokens": ("auto", "model"),
+    "video-tokens": ("auto", "model"),
     "device": ("auto", "cpu", "cuda"),
     "load": ("auto", "read", "mmap"),
     "quant": ("none", "nf4", "int8"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from qwen35.errors import DoesNotFit
-from qwen35.messages import ImagePart, Message
+from qwen35.messages import ImagePart, Message, VideoPart
 from qwen35.processing.image import TokenBounds
 from qwen35.processing.processor import Processor
 from qwencli.conversations.records import StoredMessage
@@ -51,6 +51,8 @@ def count_tokens(processor: Processor, message: Message, bounds: TokenBounds | N
         if isinstance(part, ImagePart) and processor.image is not None:
             height, width = part.pixels.shape[:2]
             count += processor.image.num_tokens(processor.image.plan(height, width, bounds))
+        elif isinstance(part, VideoPart) and processor.video is not None:
+            count += processor.video.plan(part.clip, part.sampling).num_tokens
     return count
 
 

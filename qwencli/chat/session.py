@@ -382,4 +382,9 @@ class Session:
             return self._attacher().attach_all(inputs)
 
     def _attacher(self) -> KeepingAttacher:
-        return self.store.attacher(self._pages, self.screen.note, self.screen.aside.progress.update)
+        return self.store.attacher(
+            self._pages,
+            self.screen.note,
+            self.screen.aside.progress.update,
+            runtime.sampling_of(self.settings),
+        )

@@ -10,12 +10,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from qwencli.media.kinds import VIDEO_SUFFIXES
+from qwencli.media.numbered import is_numbered
 from qwencli.media.source import is_data_uri, is_url
 
 _WORD = re.compile(r"""@?(?:'[^'\n]*'|"[^"\n]*")(?=[\s.,;:!?)]|$)|(?:\\.|[^\s\\])+|\S+""")
 _AFTER_A_NAME = ".,;:!?)"
 _DROPPED = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".pdf")
-_CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def path_of(word: str) -> str:
 
 
 def is_input(name: str) -> bool:
-    return is_url(name) or is_data_uri(name) or _exists(name)
+    return is_url(name) or is_data_uri(name) or _exists(name) or is_numbered(name)
 
 
 def _exists(name: str) -> bool:
@@ -112,4 +113,4 @@ def _is_dropped(word: str, *, is_alone: bool) -> bool:
     name = path_of(word)
     if not Path(name.replace("~/", "/", 1)).is_absolute() or not _exists(name):
         return False
-    return is_alone or name != word or name.lower().endswith(_DROPPED + _CLIPS)
+    return is_alone or name != word or name.lower().endswith(_DROPPED + VIDEO_SUFFIXES)

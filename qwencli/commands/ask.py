@@ -57,6 +57,11 @@ def ask(
     threads: options.Threads = None,
     ctx: options.Context = None,
     image_tokens: options.ImageTokenBounds = None,
+    fps: options.Fps = None,
+    frames: options.Frames = None,
+    start: options.Start = None,
+    end: options.End = None,
+    video_tokens: options.VideoTokenBound = None,
     think: options.Think = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
@@ -75,10 +80,10 @@ def ask(
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Ask one question, about pictures, documents and text where they are given.
+    """Ask one question, about pictures, videos, documents and text where they are given.
 
-    PROMPT is the question: the last argument, in quotes. INPUT is a picture, a PDF or text file, a URL,
-    a data: URI, a folder of such files, or - for standard input.
+    PROMPT is the question: the last argument, in quotes. INPUT is a picture, a video, a PDF or text file, a
+    URL, a data: URI, a folder of such files, numbered frames (frames/%04d.png), or - for standard input.
 
     qwen ask receipt.png "What is the total?"
 
@@ -126,11 +131,12 @@ def ask(
             show(Note(text))
 
         settings = replace(settings, system=system_text(settings.system))
-        chat, attacher = None, Attacher(pages, notify, aside.progress.update)
+        sampling = runtime.sampling_of(settings)
+        chat, attacher = None, Attacher(pages, notify, aside.progress.update, sampling=sampling)
         if goes_on or chat_id:
             store = stack.enter_context(open_store(folders, is_private=private, notify=notify))
             chat = store.begin() if chat_id == NEW else store.find(chat_id or LAST)
-            attacher = store.attacher(pages, notify, aside.progress.update)
+            attacher = store.attacher(pages, notify, aside.progress.update, sampling)
             settings = replace(
                 settings, system=settings.system or chat.system, model=settings.model or chat.model
             )
@@ -201,6 +207,7 @@ def _answer(
     `keeping`, entered when nothing more can be wrong with the question, takes the events of the answer.
     """
     from qwen35.engine.engine import prepare
+    from qwen35.events import Note
     from qwencli import runtime
 
     def on_load(done: int, total: int) -> None:
@@ -214,6 +221,11 @@ def _answer(
         processor, asked.settings, asked.messages, asked.attachments, asked.notify
     )
     prompt = prepare(processor, request)
+    # What is made of a clip is told before the work on it begins; the engine would tell it after loading.
+    told = {f"{clip.clip.source}: {clip.plan.line}" for clip in prompt.clips}
+    for note in prompt.notes:
+        if note in told:
+            asked.notify(note)
     started = time.perf_counter()
     on_load(0, 0)
     engine = runtime.load(
@@ -221,11 +233,13 @@ def _answer(
     )
     record.load_s += time.perf_counter() - started
     if prompt.media:
-        aside.progress.update("looking at the pictures", 0, 0, "tokens")
+        aside.progress.update(f"looking at the {'video' if prompt.clips else 'pictures'}", 0, 0, "tokens")
     else:
         aside.progress.update("reading the prompt", 0, 0, "tokens")
     with keeping as keep, closing(engine.generate(request, prompt)) as events:
         for event in events:
+            if isinstance(event, Note) and event.text in told:
+                continue
             keep(event)
             show(event)
     if record.finish_reason == "length":
@@ -253,7 +267,7 @@ def _render_prompt(asked: _Asked, record: Record) -> None:
     context = min(asked.settings.ctx or model_context, model_context)
     if num_tokens >= context:
         asked.notify(f"this does not fit: {num_tokens:,} tokens, and the context holds {context:,}")
-    record.set_prompt(prepared.prompt, num_tokens, sum(span.length for span in prepared.media))
+    record.set_prompt(prepared.prompt, num_tokens, prepared.image_tokens, prepared.video_tokens)
 
 
 def _renderer(style: Style, output: "Output", aside: "Aside") -> "Renderer":

@@ -1,12 +1,14 @@
 """One conversation at one place of its tree: what was said so far, and what is said next."""
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qwen35.messages import Message, Part, TextPart
+from qwen35.messages import Message, Part, Sampling, TextPart, VideoPart
 from qwencli.conversations.answer import AnswerWriter
 from qwencli.conversations.blobs import Blobs, KeepingAttacher
 from qwencli.conversations.database import explained, transaction
@@ -113,7 +115,7 @@ class Conversation:
         chosen = _pages_text(pages) if pages else None
         stored = [
             next((kept for kept, parts in self._parts.items() if parts is a.parts), None)
-            or StoredAttachment(a.sha256, a.source, a.type, a.size_bytes, chosen if a.type == "pdf" else None)
+            or _stored(a, chosen)
             for a in attachments
         ]
         for attachment, kept in zip(attachments, stored, strict=True):
@@ -239,7 +241,9 @@ class Conversation:
         if kept not in self._parts:
             # What is worth a note was said when it was attached.
             pages = parse_pages(kept.pages) if kept.pages else None
-            attacher = KeepingAttacher(pages, lambda text: None, lambda *progress: None, self._blobs)
+            attacher = KeepingAttacher(
+                pages, lambda text: None, lambda *progress: None, self._blobs, sampling=_sampling_of(kept)
+            )
             attachment = attacher.restore(kept.sha256, kept.source)
             if attachment is None:
                 self._notify(
@@ -249,6 +253,22 @@ class Conversation:
             else:
                 self._parts[kept] = attachment.parts
         return self._parts[kept]
+
+
+def _stored(attachment: Attachment, pages: str | None) -> StoredAttachment:
+    sampling = next((part.sampling for part in attachment.parts if isinstance(part, VideoPart)), None)
+    return StoredAttachment(
+        attachment.sha256,
+        attachment.source,
+        attachment.type,
+        attachment.size_bytes,
+        pages if attachment.type == "pdf" else None,
+        json.dumps(asdict(sampling)) if sampling else None,
+    )
+
+
+def _sampling_of(kept: StoredAttachment) -> Sampling:
+    return Sampling(**json.loads(kept.sampling)) if kept.sampling else Sampling()
 
 
 def _title_of(text: str, attachments: Sequence[Attachment]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from qwen35.errors import InputError, UnwritableError
 
 PATIENCE_S = 10.0  # for another process's transaction, each of which takes milliseconds
-_VERSION = 2  # of the tables below
+_VERSION = 3  # of the tables below
 
 # A message is never changed once it is whole, and never overwritten: what is asked or answered again is
 # another child of the same parent. `tip` is where the conversation stands: the path from there to the
@@ -55,6 +55,7 @@ CREATE TABLE attachments (
     type TEXT NOT NULL,
     size_bytes INTEGER NOT NULL,
     pages TEXT,
+    sampling TEXT,
     PRIMARY KEY (message_id, position)
 ) STRICT;
 CREATE INDEX attachments_of_hash ON attachments (sha256);
@@ -79,6 +80,9 @@ DROP TRIGGER words_come;
 CREATE TRIGGER words_come AFTER INSERT ON messages BEGIN
     INSERT INTO words (rowid, text) VALUES (new.id, new.text);
 END;
+""",
+    2: """
+ALTER TABLE attachments ADD COLUMN sampling TEXT;
 """,
 }
 

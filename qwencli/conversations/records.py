@@ -14,13 +14,14 @@ Role = Literal["user", "assistant", "compact"]
 
 @dataclass(frozen=True, slots=True)
 class StoredAttachment:
-    """`pages`: those chosen of a PDF, as --pages has them."""
+    """`pages`: those chosen of a PDF, as --pages has them; `sampling`: what is seen of a clip, as JSON."""
 
     sha256: str
     source: str
     type: str
     size_bytes: int
     pages: str | None = None
+    sampling: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

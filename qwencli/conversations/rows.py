@@ -35,10 +35,10 @@ def insert_message(
     assert cursor.lastrowid is not None
     message = replace(message, id=cursor.lastrowid)
     connection.executemany(
-        "INSERT INTO attachments (message_id, position, sha256, source, type, size_bytes, pages) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO attachments (message_id, position, sha256, source, type, size_bytes, pages, sampling) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (message.id, position, a.sha256, a.source, a.type, a.size_bytes, a.pages)
+            (message.id, position, a.sha256, a.source, a.type, a.size_bytes, a.pages, a.sampling)
             for position, a in enumerate(message.attachments)
         ],
     )
@@ -67,7 +67,14 @@ def load_messages(connection: sqlite3.Connection, chat_id: str) -> list[StoredMe
         (chat_id,),
     ):
         kept.setdefault(row["message_id"], []).append(
-            StoredAttachment(row["sha256"], row["source"], row["type"], row["size_bytes"], row["pages"])
+            StoredAttachment(
+                row["sha256"],
+                row["source"],
+                row["type"],
+                row["size_bytes"],
+                row["pages"],
+                row["sampling"],
+            )
         )
     rows = connection.execute("SELECT * FROM messages WHERE chat_id = ? ORDER BY id", (chat_id,))
     return [StoredMessage.from_row(row, kept.get(row["id"], ())) for row in rows]

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from qwen35.errors import InputError, UnwritableError
+from qwen35.messages import Sampling
 from qwencli.conversations.blobs import Blobs, KeepingAttacher
 from qwencli.conversations.conversation import Conversation
 from qwencli.conversations.database import connect, connect_to_read, explained, transaction
@@ -91,10 +92,14 @@ class Store:
         self.close()
 
     def attacher(
-        self, pages: PageRanges | None, notify: Callable[[str], None], on_progress: Callable[..., None]
+        self,
+        pages: PageRanges | None,
+        notify: Callable[[str], None],
+        on_progress: Callable[..., None],
+        sampling: Sampling = Sampling(),
     ) -> KeepingAttacher:
         """An Attacher that keeps the bytes of what it attaches, for a question of a conversation."""
-        return KeepingAttacher(pages, notify, on_progress, self.blobs)
+        return KeepingAttacher(pages, notify, on_progress, self.blobs, sampling=sampling)
 
     def begin(self) -> Conversation:
         """A new conversation; it is saved with its first question."""

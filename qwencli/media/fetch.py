@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 
 from qwen35.errors import InputError
 from qwencli.errors import NetworkError
-from qwencli.media.source import Source, collect
+from qwencli.media.source import AnySource, collect
 
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 TIMEOUT_S = 30.0  # of silence, not of the whole download
 MAX_REDIRECTS = 5
+_OF_VIDEOS = ("video/", "application/octet-stream", "binary/octet-stream")
 
 
 def fetch(
@@ -17,7 +18,7 @@ def fetch(
     *,
     timeout_s: float = TIMEOUT_S,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
-) -> Source:
+) -> AnySource:
     """Download `url`; `on_progress` gets bytes done and in total (0: not told).
 
     Raises NetworkError where nothing came, InputError where it cannot be used.
@@ -26,7 +27,9 @@ def fetch(
 
     def body(response: httpx.Response) -> Iterator[bytes]:
         total = int(response.headers.get("content-length", "0"))
-        if total > max_bytes:
+        # What it is, its first bytes tell; the limit of videos, which stay on the disk, is `collect`'s own.
+        may_be_video = response.headers.get("content-type", "").startswith(_OF_VIDEOS)
+        if total > max_bytes and not may_be_video:
             raise InputError(
                 f"{url}: {total / 2**20:.0f} MiB; the limit for downloads is {max_bytes / 2**20:g} MiB.",
                 path=url,
@@ -43,7 +46,7 @@ def fetch(
                 max_redirects=MAX_REDIRECTS,
                 headers={
                     "user-agent": "qwen (command line)",
-                    "accept": "image/*, application/pdf, text/*, */*;q=0.1",
+                    "accept": "image/*, video/*, application/pdf, text/*, */*;q=0.1",
                 },
             ) as client,
             client.stream("GET", url) as response,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What Pillow may open: its other plugins include some that start external programs (EPS).
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "ICO", "JPEG2000", "QOI", "PPM")
-_CLIPS = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # formats in which further frames are pictures of their own
+_PAGED = ("TIFF",)  # formats in which further frames are pictures of their own
 _WHITE = (255, 255, 255)
 
 
@@ -28,11 +28,11 @@ def decode_image(source: Source, notify: Callable[[str], None]) -> ImagePart:
     """
     name = source.name
     try:
-        image = _open(source)
-        if image.format in _CLIPS and (num_frames := getattr(image, "n_frames", 1)) > 1:
-            notify(f"{name}: holds {num_frames} frames or pages; only the first is used")
+        image = open_picture(source)
+        if image.format in _PAGED and (num_frames := getattr(image, "n_frames", 1)) > 1:
+            notify(f"{name}: holds {num_frames} pages; only the first is used")
         image.load()
-        pixels = np.asarray(_to_rgb(_upright(image)))
+        pixels = np.asarray(to_rgb(_upright(image)))
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: {str(error).split(',')[0]}. Scale it down first.", path=name) from None
     except Image.UnidentifiedImageError:
@@ -49,7 +49,8 @@ def decode_image(source: Source, notify: Callable[[str], None]) -> ImagePart:
     return ImagePart(pixels, name, source.sha256)
 
 
-def _open(source: Source) -> "ImageFile":
+def open_picture(source: Source) -> "ImageFile":
+    """Its header is read, and no pixels yet."""
     with warnings.catch_warnings():
         # Pillow warns from half its limit on and raises at the limit: only the latter is ours.
         warnings.simplefilter("ignore")
@@ -63,7 +64,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as 8-bit RGB, transparency on white."""
     if image.mode.startswith("I;16"):
         return _scaled(np.asarray(image), 65535)
     if image.mode == "I":

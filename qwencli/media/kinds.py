@@ -8,6 +8,8 @@ from qwen35.errors import InputError
 
 HEAD_BYTES = 4096  # enough for every test below
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".mts")
+
 Family = Literal["image", "pdf", "text", "video", "other"]
 
 
@@ -31,12 +33,20 @@ _PATTERNS: tuple[tuple[bytes, Family, str], ...] = (
     (rb"....ftyp(avif|avis)", "image", "an AVIF image"),
     (rb"....ftyp(hei[cxm]|hevc|mif1|msf1)", "image", "a HEIC image"),
     (rb".{,1020}%PDF-", "pdf", "a PDF document"),
-    (rb"....ftypM4A", "other", "an M4A sound file"),
+    (rb"....ftypM4[AB]", "other", "an M4A sound file"),
     (rb"....ftyp", "video", "an MP4 or QuickTime video"),
+    (rb"....(moov|mdat|wide|pnot|(free|skip)....(moov|mdat|wide))", "video", "a QuickTime video"),
     (rb"\x1aE\xdf\xa3", "video", "a Matroska or WebM video"),
     (rb"RIFF....AVI ", "video", "an AVI video"),
-    (rb"\0\0\x01\xba", "video", "an MPEG video"),
+    (rb"\0\0\x01[\xba\xb3]", "video", "an MPEG video"),
+    (rb"\x47..[\x10-\x3f].{184}\x47..[\x10-\x3f].{184}\x47", "video", "an MPEG transport stream"),
+    (rb".{4}\x47..[\x10-\x3f].{188}\x47..[\x10-\x3f].{188}\x47", "video", "an MPEG transport stream (M2TS)"),
+    (rb"\0?\0\0\x01([\x06\x09\x27\x47\x67]|[\x40\x42\x46]\x01)", "video", "a bare H.264 or HEVC stream"),
     (rb"FLV\x01", "video", "a Flash video"),
+    (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "video", "a Windows Media video"),
+    (rb"DKIF\0\0", "video", "an IVF video"),
+    (rb"\x06\x0e\x2b\x34\x02\x05\x01\x01", "video", "an MXF video"),
+    (rb"OggS\0.{0,400}(\x80theora|OVP80)", "video", "an Ogg video"),
     (rb"PK(\x03\x04|\x05\x06)", "other", "a ZIP archive (or a document made of one, such as .docx)"),
     (rb"\x1f\x8b", "other", "a gzip archive"),
     (rb"BZh[1-9]1AY&SY", "other", "a bzip2 archive"),
@@ -71,11 +81,7 @@ def require_usable(head: bytes, name: str) -> Kind:
     if not head:
         raise InputError(f"{name}: is empty (0 bytes).", path=name)
     kind = sniff(head)
-    if kind.family == "video":
-        raise InputError(
-            f"{name}: is {kind.label}; video is not supported yet. Pass single frames as pictures.", path=name
-        )
     if kind.family == "other":
-        hint = "Unpack it first" if "archive" in kind.label else "Pass a picture, a PDF or text"
+        hint = "Unpack it first" if "archive" in kind.label else "Pass a picture, a video, a PDF or text"
         raise InputError(f"{name}: is {kind.label}. {hint}.", path=name)
     return kind

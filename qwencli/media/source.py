@@ -1,21 +1,27 @@
 """An input as bytes: a path, an http(s) URL, a data: URI or standard input.
 
-Bytes arrive in pieces, so that a video, an archive or a file without end is refused by its first
-ones, before the rest is read or downloaded.
+Bytes arrive in pieces, so that an archive or a file without end is refused by its first ones, before the
+rest is read or downloaded. A video stays on the disk, or is put there: it may be larger than memory.
 """
 
 import base64
 import binascii
 import hashlib
+import os
+import tempfile
 import urllib.parse
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from qwen35.errors import InputError
-from qwencli.media.kinds import HEAD_BYTES, Kind, require_usable
+from qwen35.errors import InputError, UnwritableError
+from qwencli.media.kinds import HEAD_BYTES, Kind, require_usable, sniff
 
 MAX_BYTES = 256 * 2**20
+MAX_VIDEO_BYTES = 4 * 2**30  # of one that is no file yet, and becomes a temporary one
 _CHUNK_BYTES = 2**20
 _SHOWN_OF_NAME = 80  # characters of a name that is no name
 
@@ -32,6 +38,25 @@ class Source:
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A video, whose bytes are not all read at once."""
+
+    name: str
+    path: Path
+    kind: Kind
+    sha256: str
+    size_bytes: int
+    keeper: Any = None  # of a temporary file: it is there as long as this object
+
+
+AnySource = Source | FileSource
+
 
 def is_url(spec: str) -> bool:
     return spec.lower().startswith(("http://", "https://"))
@@ -46,17 +71,59 @@ def is_named_elsewhere(spec: str) -> bool:
     return spec == "-" or is_url(spec) or is_data_uri(spec)
 
 
-def collect(name: str, chunks: Iterable[bytes], max_bytes: int = MAX_BYTES) -> Source:
+def collect(name: str, chunks: Iterable[bytes], max_bytes: int = MAX_BYTES) -> AnySource:
     """Join `chunks`. Raises InputError as soon as they turn out unusable or too many."""
     data = bytearray()
     kind = None
+    chunks = iter(chunks)
     for chunk in chunks:
         data += chunk
         if kind is None and len(data) >= HEAD_BYTES:
             kind = require_usable(bytes(data[:HEAD_BYTES]), name)
+            if kind.family == "video":
+                return _spool(name, kind, bytes(data), chunks)
         if len(data) > max_bytes:
             raise InputError(f"{name}: is larger than {max_bytes / 2**20:g} MiB, the limit.", path=name)
-    return Source(name, bytes(data), kind or require_usable(bytes(data), name))
+    kind = kind or require_usable(bytes(data), name)
+    if kind.family == "video":
+        return _spool(name, kind, bytes(data), chunks)
+    return Source(name, bytes(data), kind)
+
+
+def _spool(name: str, kind: Kind, first: bytes, chunks: Iterator[bytes]) -> FileSource:
+    """A video that comes in pieces, in a temporary file: its end may have to be read first.
+
+    Raises UnwritableError where there is no room for it.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        keeper = _TemporaryFile()
+        with keeper.path.open("wb") as file:
+            for chunk in chain([first], chunks):
+                size += len(chunk)
+                if size > MAX_VIDEO_BYTES:
+                    raise InputError(
+                        f"{name}: is larger than {MAX_VIDEO_BYTES / 2**30:g} GiB. Save it as a file.",
+                        path=name,
+                    )
+                digest.update(chunk)
+                file.write(chunk)
+    except OSError as error:
+        raise UnwritableError(
+            f"{name}: cannot be put into a temporary file ({error.strerror}). TMPDIR names another folder.",
+            path=name,
+        ) from None
+    return FileSource(name, keeper.path, kind, digest.hexdigest(), size, keeper)
+
+
+class _TemporaryFile:
+    """A file that is there as long as this object, and gone at the end of the process at the latest."""
+
+    def __init__(self) -> None:
+        descriptor, path = tempfile.mkstemp(prefix="qwen-")
+        os.close(descriptor)
+        self.path = Path(path)
+        weakref.finalize(self, self.path.unlink, missing_ok=True)
 
 
 def local_path(spec: str) -> Path:
@@ -70,10 +137,11 @@ def local_path(spec: str) -> Path:
     return path
 
 
-def read_path(spec: str) -> Source:
+def read_path(spec: str) -> AnySource:
     """Raises InputError where there is no such file, or it cannot be read or used."""
+    path = local_path(spec)
     try:
-        return collect(spec, _chunks(local_path(spec)))
+        return _video_at(spec, path) or collect(spec, _chunks(path))
     except FileNotFoundError:
         raise InputError(f"{spec}: no such file.", path=spec) from None
     except IsADirectoryError:
@@ -83,13 +151,26 @@ def read_path(spec: str) -> Source:
         raise InputError(f"{spec}: cannot be read ({reason}).", path=spec) from None
 
 
+def _video_at(name: str, path: Path) -> FileSource | None:
+    """The file as it lies there, if it is a video; None for anything else, and for what is read only once."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        kind = sniff(file.read(HEAD_BYTES))
+        if kind.family != "video":
+            return None
+        file.seek(0)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileSource(name, path, kind, sha256, path.stat().st_size)
+
+
 def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
-def read_data_uri(spec: str) -> Source:
+def read_data_uri(spec: str) -> AnySource:
     header, comma, body = spec.partition(",")
     name = f"{header[:40]},..."
     if not comma:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from qwencli.errors import UsageError
-from qwencli.media.source import Source, collect
+from qwencli.media.source import AnySource, collect
 
 NAME = "stdin"
 PATIENCE_S = 2.0
@@ -17,7 +17,7 @@ _CHUNK_BYTES = 2**16
 Notify = Callable[[str], None]
 
 
-def read_stdin(notify: Notify) -> Source:
+def read_stdin(notify: Notify) -> AnySource:
     """All of standard input, asked for by `-`: waits as long as it takes.
 
     Raises UsageError where it is closed, InputError for what cannot be used.
@@ -31,7 +31,7 @@ def read_stdin(notify: Notify) -> Source:
     return collect(NAME, _chunks())
 
 
-def read_piped_stdin(notify: Notify) -> Source | None:
+def read_piped_stdin(notify: Notify) -> AnySource | None:
     """What was piped or redirected into a command that names no input; None where there is nothing.
 
     A pipe may be one that a caller left open and never writes to, as services and `subprocess` do:

@@ -69,10 +69,10 @@ class Record:
                 self.experts = event.experts
                 self.layers = event.layers
 
-    def set_prompt(self, prompt: str, num_tokens: int, num_image_tokens: int) -> None:
+    def set_prompt(self, prompt: str, num_tokens: int, num_image_tokens: int, num_video_tokens: int) -> None:
         """The rendered prompt of a run that asks no model."""
         self.prompt = prompt
-        self.usage = Usage(prompt_tokens=num_tokens, image_tokens=num_image_tokens)
+        self.usage = Usage(num_tokens, image_tokens=num_image_tokens, video_tokens=num_video_tokens)
 
     def prompt_report(self) -> str:
         """The same for a person."""
@@ -85,7 +85,8 @@ class Record:
     def figures(self) -> str:
         """Counts and times for a person."""
         usage, times = self.usage, self.timings
-        pictures = f" ({usage.image_tokens:,} of pictures)" if usage.image_tokens else ""
+        shown = {"pictures": usage.image_tokens, "videos": usage.video_tokens}
+        media = ", ".join(f"{count:,} of {what}" for what, count in shown.items() if count)
         reasoning = f" ({usage.reasoning_tokens:,} of reasoning)" if usage.reasoning_tokens else ""
         on_disk = {
             name: f"{use.hit_rate:.0%} of {use.hits + use.misses:,} in memory, "
@@ -96,7 +97,7 @@ class Record:
         return facts(
             {
                 "model": f"{self.model}, loaded in {self.load_s:.1f} s",
-                "prompt": f"{usage.prompt_tokens:,} tokens{pictures}, "
+                "prompt": f"{usage.prompt_tokens:,} tokens{f' ({media})' if media else ''}, "
                 f"{times.media_s + times.prefill_s:.2f} s, {times.prefill_tokens_per_s:,.0f} tokens/s",
                 "reused": f"{usage.cached_tokens:,} of {usage.prompt_tokens:,} tokens"
                 + (f"; {self.miss_reason}" if self.miss_reason else ""),

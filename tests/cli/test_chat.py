@@ -76,10 +76,9 @@ def test_an_at_word_that_is_no_file_stays_text(invoke: Invoke) -> None:
     assert texts(invoke) == ["What does @a.property in Python do, @someone?"]
 
 
-def test_video_is_refused_in_plain_words(chat: Invoke) -> None:
+def test_a_video_that_is_not_there_is_told_in_plain_words(chat: Invoke) -> None:
     result = chat("/video clip.mp4")
-    assert (result.code, result.out) == (3, "")
-    assert "Video is not supported yet" in result.err
+    assert (result.code, result.out, result.err) == (3, "", "error: clip.mp4: no such file.\n")
 
 
 def test_the_output_of_a_command_is_attached(chat: Invoke, invoke: Invoke) -> None:

@@ -15,6 +15,7 @@ from tests.cli.talking import texts
 V1 = """
 UPDATE messages SET text = CAST(first_seen AS TEXT) WHERE role = 'compact';
 ALTER TABLE messages DROP COLUMN first_seen;
+ALTER TABLE attachments DROP COLUMN sampling;
 DROP TRIGGER words_come;
 CREATE TRIGGER words_come AFTER INSERT ON messages WHEN new.role <> 'compact' BEGIN
     INSERT INTO words (rowid, text) VALUES (new.id, new.text);
@@ -49,7 +50,7 @@ def test_conversations_of_the_first_tables_are_gone_on_with(
     assert result.code == 0, result.err
     before, _, after = result.out.partition("\nleft out ")
     assert (before.count("question"), after.count("question")) == (1, 3)
-    assert version_of(old) == (1 if is_private else 2)
+    assert version_of(old) == (1 if is_private else 3)
     if not is_private:
         assert texts(invoke) == ["one", "two", "three"]
         assert "four" in invoke("chats", "search", "four").out
@@ -63,4 +64,4 @@ def test_many_processes_at_once_find_it_up_to_date(old: Path) -> None:
         assert (process.returncode, err) == (0, b"")
         mark = json.loads(out)["messages"][-1]
         assert (mark["role"], mark["text"], mark["first_seen"]) == ("compact", "", 5)
-    assert version_of(old) == 2
+    assert version_of(old) == 3

@@ -4,11 +4,15 @@ from qwencli.values import (
     ImageTokens,
     PageRanges,
     Thinking,
+    VideoTokens,
     parse_choice,
+    parse_fps,
     parse_image_tokens,
     parse_number,
     parse_pages,
     parse_thinking,
+    parse_time,
+    parse_video_tokens,
     parse_whole,
 )
 
@@ -87,3 +91,45 @@ def test_a_choice_names_what_there_is() -> None:
     assert parse_choice("auto", "cpu")("cpu") == "cpu"
     with pytest.raises(ValueError, match="'tpu' is none of auto, cpu"):
         parse_choice("auto", "cpu")("tpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("1.5", 1.5),
+        ("1:23", 83),
+        ("1:02:03.5", 3723.5),
+        ("1h2m3s", 3723),
+        ("2m", 120),
+    ],
+)
+def test_times_are_seconds_or_a_clock(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", "1:75", "1:2:3:4", "1s2m", "s"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time"):
+        parse_time(text)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("2", 2), ("0.5", 0.5), (".5", 0.5), ("1/10", 0.1)])
+def test_a_rate_may_be_a_fraction(text: str, rate: float) -> None:
+    assert parse_fps(text) == rate
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1/0", "5000", "nan", "fast"])
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a number of frames a second"):
+        parse_fps(text)
+
+
+def test_tokens_of_a_video() -> None:
+    assert parse_video_tokens("auto") == VideoTokens()
+    assert parse_video_tokens("model") == VideoTokens(is_capped=False)
+    assert parse_video_tokens("500") == VideoTokens(500, is_capped=False)
+    for text in ("0", "-1", "1:2", "all"):
+        with pytest.raises(ValueError, match="is none of auto, model, or a number of tokens"):
+            parse_video_tokens(text)

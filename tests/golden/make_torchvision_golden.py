@@ -1,4 +1,4 @@
-"""Compute what the official processor's torchvision backend makes of three pictures.
+"""Compute what the official processors' torchvision backend makes of three pictures and two clips.
 
 torchvision's wheels of this machine's registry are built for CUDA: their compiled part does not load
 beside the CPU build of torch, and importing them fails. Resizing needs none of it: it is
@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw
 
 GOLDEN = Path(__file__).parent / "torchvision.npz"
+GOLDEN_CLIPS = Path(__file__).parent / "torchvision_clips.npz"
 SETTINGS = {
     "size": {"shortest_edge": 8 * 32 * 32, "longest_edge": 20 * 32 * 32},
     "patch_size": 16,
@@ -24,6 +25,13 @@ SETTINGS = {
     "merge_size": 2,
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
+}
+
+
+CLIP_SETTINGS = SETTINGS | {"size": {"shortest_edge": 4096, "longest_edge": 8 * 48 * 32 * 32}}
+CLIPS = {  # frames in the file, frames a second
+    "smooth, as it is": (11, 5.0),
+    "sharp, reduced": (30, 10.0),
 }
 
 
@@ -57,14 +65,22 @@ def pictures() -> dict[str, np.ndarray]:
     }
 
 
+def clips() -> dict[str, np.ndarray]:
+    """Frames (F, height, width, 3) that differ: a picture that moves across its frame."""
+    smooth, sharp = smooth_picture(96, 200), sharp_picture(170, 330)
+    moving = {
+        "smooth, as it is": [smooth[:, 4 * n : 4 * n + 128] for n in range(11)],
+        "sharp, reduced": [sharp[:, 2 * n : 2 * n + 251] for n in range(30)],
+    }
+    return {name: np.stack(frames) for name, frames in moving.items()}
+
+
 def levels(pixel_values: torch.Tensor) -> np.ndarray:
-    """Patches as the bytes that they were normalised from, one of the two equal temporal slots."""
+    """Patches (P, 3, 2, 16, 16) as the bytes that they were normalised from."""
     exact = (pixel_values * 0.5 + 0.5) * 255
     rounded = exact.round()
     assert (exact - rounded).abs().max() < 1e-3, "not made from bytes: store float32 instead"
-    by_slot = rounded.view(-1, 3, 2, 16, 16)
-    assert torch.equal(by_slot[:, :, 0], by_slot[:, :, 1])
-    return by_slot[:, :, 0].numpy().astype(np.uint8)
+    return rounded.view(-1, 3, 2, 16, 16).numpy().astype(np.uint8)
 
 
 def main() -> None:
@@ -73,17 +89,30 @@ def main() -> None:
             f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         )
     import torchvision
-    from transformers import Qwen2VLImageProcessor
+    from transformers import Qwen2VLImageProcessor, Qwen3VLVideoProcessor
+    from transformers.video_utils import VideoMetadata
 
     processor = Qwen2VLImageProcessor(**SETTINGS)
     arrays = {}
     for name, pixels in pictures().items():
         result = processor(Image.fromarray(pixels), return_tensors="pt")
         arrays[f"{name}: pixels"] = pixels
-        arrays[f"{name}: levels"] = levels(result["pixel_values"])
+        slots = levels(result["pixel_values"])
+        assert np.array_equal(slots[:, :, 0], slots[:, :, 1])
+        arrays[f"{name}: levels"] = slots[:, :, 0]
         arrays[f"{name}: grid"] = result["image_grid_thw"][0].numpy()
     np.savez_compressed(GOLDEN, **arrays)
-    print(f"torchvision {torchvision.__version__}: {GOLDEN.stat().st_size} bytes")
+    processor = Qwen3VLVideoProcessor(**CLIP_SETTINGS)
+    arrays = {}
+    for name, frames in clips().items():
+        about = VideoMetadata(total_num_frames=len(frames), fps=CLIPS[name][1])
+        result = processor(videos=[frames], video_metadata=[about], return_metadata=True, return_tensors="pt")
+        arrays[f"{name}: levels"] = levels(result["pixel_values_videos"])
+        arrays[f"{name}: grid"] = result["video_grid_thw"][0].numpy()
+        arrays[f"{name}: indices"] = np.array(result["video_metadata"][0].frames_indices)
+    np.savez_compressed(GOLDEN_CLIPS, **arrays)
+    sizes = [path.stat().st_size for path in (GOLDEN, GOLDEN_CLIPS)]
+    print(f"torchvision {torchvision.__version__}: {sizes} bytes")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,14 @@ from qwencli.media.kinds import require_usable, sniff
         ("\ufeffmarked".encode("utf-16"), "text"),
         (b"caf\xe9\r\n\x1b[31mred\x1b[0m", "text"),
         (b"\0\0\0\x18ftypmp42", "video"),
+        (b"\0\0\0\x08wide\0\0\0\x10mdat", "video"),
+        (b"\0\0\0\x18ftypM4A ", "other"),
         (b"\x1aE\xdf\xa3", "video"),
+        ((b"\x47\x40\0\x10" + bytes(184)) * 3, "video"),
+        (b"\0\0\0\x01\x67\x64\0\x0a", "video"),
+        (b"\0\0\1\xba\x44", "video"),
+        (b"OggS\0\2" + bytes(22) + b"\x80theora", "video"),
+        (b"OggS\0\2" + bytes(22) + b"\1vorbis", "other"),
         (b"PK\x03\x04\x14\0", "other"),
         (b"\x7fELF\x02", "other"),
         (b"abc\0def", "other"),
@@ -36,6 +43,7 @@ def test_bytes_tell_what_they_are(head: bytes, family: str) -> None:
         b"RIFF is a format",
         b"BZh is nothing",
         b"OggS",
+        b"G" * 600,
     ],
 )
 def test_text_that_begins_like_a_picture_is_text(text: bytes) -> None:
@@ -47,8 +55,7 @@ def test_text_that_begins_like_a_picture_is_text(text: bytes) -> None:
     [
         (b"", r"x: is empty \(0 bytes\)"),
         (b"PK\x03\x04", "x: is a ZIP archive .* Unpack it first"),
-        (b"\0\0\0\x18ftypmp42", "x: is an MP4 or QuickTime video; video is not supported yet"),
-        (b"\x01\x02", "x: is binary data of an unknown kind. Pass a picture, a PDF or text"),
+        (b"\x01\x02", "x: is binary data of an unknown kind. Pass a picture, a video, a PDF or text"),
     ],
 )
 def test_what_cannot_be_asked_about_is_refused_by_name(head: bytes, message: str) -> None:

@@ -35,7 +35,8 @@ class Backend(Protocol):
     def new_state(self) -> ModelState: ...
 
     def encode_pictures(self, patches: np.ndarray, grids: Sequence[tuple[int, int, int]]) -> np.ndarray:
-        """Features (M, D) of patches (P, values), opaque to the engine but for their rows."""
+        """Features (M, D) of patches (P, values) of pictures or frame pairs, opaque to the engine but for
+        their rows. No picture, and no pair, sees another."""
         ...
 
     def prefill(

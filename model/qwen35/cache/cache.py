@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 import numpy as np
 
@@ -20,8 +20,9 @@ from qwen35.state import BLOCK_TOKENS, ModelState
 STEP_TOKENS = 4096  # of long text, from one saved state to the next
 MIN_TOKENS = 32  # that a state must spare to be worth its bytes, unless it ends a picture or a document
 LABEL_TOKENS = 12
+WAITING_BYTES = 64 << 20  # of features that wait to be saved: those of a long clip are more than its states
 
-Job = tuple[Callable[[], None], ModelState | None]  # what it saves
+Job = tuple[Callable[[], None], ModelState | np.ndarray | None]  # what it saves
 Jobs = queue.SimpleQueue[Job | None]
 
 
@@ -57,6 +58,8 @@ class StateCache:
         self._store = store.read_only() if store and not can_write else store
         self._can_write = can_write
         self._memory = Memory(ram_bytes)
+        self._waiting_bytes = 0  # of features
+        self._counting = Lock()
         self._jobs: Jobs = queue.SimpleQueue()
         self._saver: Thread | None = None
         self._may_save = Event()
@@ -148,7 +151,8 @@ class StateCache:
         if best == len(ids):
             return "its state is gone" if _chosen(prompt, num_found) else None
         if ids[best] < 0:
-            what = "another picture, or the same in another size"
+            is_clip = any(span.clip for span in prompt.media if span.start <= best < span.end)
+            what = f"another {'clip or other frames' if is_clip else 'picture'}, or the same in another size"
         else:
             what = repr(self.decode([int(i) for i in prompt.ids[best : best + 8]]))
         return f"after {best:,} tokens this prompt differs from those before: {what}"
@@ -171,17 +175,24 @@ class StateCache:
             self._later(lambda: store.save_prompt(self.model, ids))
 
     def features(self, key: bytes) -> np.ndarray | None:
-        """Of the picture with this `Medium.key`: (M, D) float32 as the backend made them, or None."""
+        """Of the picture or pair with this `Medium.key`: (M, D) float32 as the backend made them, or None."""
         features = self._store.features(self.model, key.hex()) if self._store else None
         if features is not None and self._store and self._can_write:
             self._later(partial(self._store.touch_features, self.model, key.hex()))
         return features
 
     def keep_features(self, key: bytes, features: np.ndarray) -> None:
-        """Keep a picture's `features` (M, D) under its `Medium.key`."""
+        """Keep the `features` (M, D) of a picture or pair under its `Medium.key`; not where too many wait."""
         if self._store and self._can_write:
             store = self._store
-            self._later(lambda: store.save_features(self.model, key.hex(), features))
+            with self._counting:
+                waiting = self._waiting_bytes + features.nbytes
+                if waiting > WAITING_BYTES // 2:
+                    self._may_save.set()
+                if self._waiting_bytes and waiting > WAITING_BYTES:
+                    return
+                self._waiting_bytes = waiting
+            self._later(lambda: store.save_features(self.model, key.hex(), features), features)
 
     def block_keys(self, ids: np.ndarray, media: Sequence[Medium], num_tokens: int) -> tuple[str, ...]:
         """Keys of the whole blocks among the first `num_tokens` ids."""
@@ -232,17 +243,17 @@ class StateCache:
                 break
         return list(found.values())[:sample]
 
-    def _later(self, work: Callable[[], None], state: ModelState | None = None) -> None:
+    def _later(self, work: Callable[[], None], saved: ModelState | np.ndarray | None = None) -> None:
         if self._saver is None:
             self._jobs = queue.SimpleQueue()  # the one before may still be at work on what it has
             self._saver = Thread(target=self._save, args=(self._jobs,), name="save-states", daemon=True)
             self._saver.start()
-        self._jobs.put((work, state))
+        self._jobs.put((work, saved))
 
     def _save(self, jobs: Jobs) -> None:
         num_skipped = 0
         while (job := jobs.get()) is not None:
-            work, state = job
+            work, saved = job
             self._may_save.wait()
             try:
                 if num_skipped:
@@ -255,9 +266,12 @@ class StateCache:
                 # What waits would meet the same, and wait for the same lock one after another.
                 num_skipped = jobs.qsize()
             finally:
-                if state is not None:
-                    self._memory.saved(state)
-            del job, work, state  # else they are held until the next one comes
+                if isinstance(saved, ModelState):
+                    self._memory.saved(saved)
+                elif saved is not None:
+                    with self._counting:
+                        self._waiting_bytes -= saved.nbytes
+            del job, work, saved  # else they are held until the next one comes
 
 
 class PromptCache:
@@ -271,7 +285,7 @@ class PromptCache:
         self._last = self.found.num_tokens
 
     def keep(self, state: ModelState) -> None:
-        """`state` has come to one of the `boundaries`, or to another place that is no picture's."""
+        """`state` has come to one of the `boundaries`, or to another place that is in no picture or pair."""
         n = state.num_tokens
         if n == self._last:  # it is kept
             return
@@ -296,22 +310,19 @@ class PromptCache:
         self._cache.keep_prompt(self._prompt, self._media)
 
     def features(self, index: int) -> np.ndarray | None:
-        """Features (M, D) of the prompt's index-th picture, as they were saved; None where they were not."""
+        """Features (M, D) of the prompt's index-th picture or pair, or None where none were saved."""
         return self._cache.features(self._media[index].key)
 
     def keep_features(self, index: int, features: np.ndarray) -> None:
-        """Keep the `features` (M, D) of the prompt's index-th picture."""
+        """Keep the `features` (M, D) of the prompt's index-th picture or pair."""
         self._cache.keep_features(self._media[index].key, features)
 
 
 def _chosen(prompt: ModelInput, start: int) -> tuple[int, ...]:
     """Of the places where someone may come back, and regular ones in long text, those worth their bytes."""
-    spans = [(span.start, span.start + span.length) for span in prompt.media]
-    steps = [
-        n
-        for n in range(STEP_TOKENS, len(prompt.ids), STEP_TOKENS)
-        if not any(begin < n < end for begin, end in spans)
-    ]
+    steps = {*range(STEP_TOKENS, len(prompt.ids), STEP_TOKENS)}
+    for span in prompt.media:  # no state is saved within one, but before it
+        steps = {span.start if span.start < n < span.end else n for n in steps}
     places = sorted({n for n in (*prompt.boundaries, *steps) if start < n < len(prompt.ids)})
     ends = {*prompt.document_ends}
     chosen, last = [], start

@@ -1,8 +1,9 @@
 """Keys of prompt prefixes: what a saved state is the state of.
 
 Key(n) is a SHA-256 over the model, its numerics, and the first n ids, a picture's placeholders replaced by
-the hash of the very patches that the encoder gets. So a state that is found is the right one, whatever was
-asked before; where states were saved decides only how much is found.
+the hash of the very patches that the encoder gets, those of a pair of a clip's frames by the hash of what
+the patches are made from: the clip's bytes, the times, the size. So a state that is found is the right one,
+whatever was asked before; where states were saved decides only how much is found.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ FORMAT = b"qwen-state-1"
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """A picture among the ids: its placeholders are ids[start : end], `key` is what it shows (32 bytes)."""
+    """A picture or a pair of frames among the ids: its placeholders are ids[start : end], `key` is what it
+    shows (32 bytes)."""
 
     start: int
     end: int
@@ -26,14 +28,21 @@ class Medium:
 
 
 def media_of(prompt: ModelInput) -> tuple[Medium, ...]:
-    """The prompt's pictures; a key covers the grid, and the patches as they are after all processing."""
+    """The prompt's pictures and pairs.
+
+    The key of a picture covers the grid, and the patches as they are after all processing; that of a pair
+    needs no frame to be decoded.
+    """
     media, begin = [], 0
     for span in prompt.media:
+        if span.clip:
+            media.append(Medium(span.start, span.end, span.clip.pair_key(span.pair)))
+            continue
         assert prompt.pixel_values is not None
         end = begin + span.grid[0] * span.grid[1] * span.grid[2]
         digest = hashlib.sha256(np.array(span.grid, "<i4").tobytes())
         digest.update(np.ascontiguousarray(prompt.pixel_values[begin:end]).data)
-        media.append(Medium(span.start, span.start + span.length, digest.digest()))
+        media.append(Medium(span.start, span.end, digest.digest()))
         begin = end
     return tuple(media)
 

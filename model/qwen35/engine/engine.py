@@ -9,6 +9,7 @@ import numpy as np
 
 from qwen35.backends.base import Backend
 from qwen35.cache.cache import Found, PromptCache, StateCache
+from qwen35.engine.features import Features
 from qwen35.engine.request import GenerationDefaults, Request
 from qwen35.engine.sampler import Sampler
 from qwen35.engine.speech import Speech
@@ -18,7 +19,6 @@ from qwen35.events import (
     Finished,
     FinishReason,
     Note,
-    PictureProgress,
     Prefilled,
     PrefillProgress,
     Timings,
@@ -42,7 +42,8 @@ def prepare(processor: Processor, request: Request) -> ModelInput:
     if len(prompt.ids) >= limit:
         raise DoesNotFit(
             f"The prompt has {len(prompt.ids):,} tokens, the context holds {limit:,}. Shorten it, "
-            "use smaller pictures (--image-tokens) or fewer pages, or raise --ctx if the model allows."
+            "use smaller pictures (--image-tokens), less of a clip (--video-tokens) or fewer pages, or raise "
+            "--ctx if the model allows."
         )
     return prompt
 
@@ -94,8 +95,13 @@ class Engine:
 
         saved = self.cache.open(prompt) if self.cache else None
         found = saved.found if saved else Found(None, 0, None)
+        heard = {note for clip in prompt.clips for note in clip.clip.notes()}
         read = yield from self._read(prompt, saved, num_prompt)
         state, logits = read.state, read.logits
+        for clip in prompt.clips:
+            for note in clip.clip.notes():
+                if note not in heard:  # a clip may be asked about again
+                    yield Note(note)
         prefilled = time.perf_counter()
         yield Prefilled(num_prompt, found.num_tokens, prefilled - start, found.reason)
         if saved:
@@ -140,7 +146,8 @@ class Engine:
             Usage(
                 prompt_tokens=num_prompt,
                 cached_tokens=found.num_tokens,
-                image_tokens=sum(span.length for span in prompt.media),
+                image_tokens=prompt.image_tokens,
+                video_tokens=prompt.video_tokens,
                 completion_tokens=count,
                 reasoning_tokens=speech.num_reasoning_tokens,
             ),
@@ -191,54 +198,22 @@ class Engine:
         found = saved.found if saved else Found(None, 0, None)
         with self.cache.held_back() if self.cache else nullcontext():
             start = time.perf_counter()
-            features = yield from self._encode(prompt, found.num_tokens, saved)
-            encoded = time.perf_counter()
+            features = Features(self.backend, prompt, found.num_tokens, saved)
             state = found.state or self.backend.new_state()
             state.mrope_delta = prompt.mrope_delta
             logits = np.empty(0, np.float32)
             boundaries = saved.boundaries if saved else ()
             for end in _chunk_ends(self.backend.prefill_chunk, found.num_tokens, num_tokens, boundaries):
-                logits = self._prefill(state, prompt, features, found.num_tokens, end)
+                yield from features.make(end)
+                begin = state.num_tokens
+                rows = features.take(begin, end)
+                ids, position_ids = prompt.ids[begin:end], prompt.position_ids[:, begin:end]
+                logits = self.backend.prefill(state, ids, position_ids, rows)
                 if saved and end in boundaries:
                     saved.keep(state)
-                yield PrefillProgress(end, num_tokens)
-        return Read(state, logits, encoded - start, time.perf_counter() - encoded)
-
-    def _encode(
-        self, prompt: ModelInput, start: int, saved: PromptCache | None
-    ) -> Generator[Event, None, np.ndarray | None]:
-        """Features of all pictures from token `start` on, one picture after another."""
-        if prompt.pixel_values is None:
-            return None
-        total = sum(span.length for span in prompt.media if span.start >= start)
-        features: list[np.ndarray] = []
-        begin = done = 0
-        for index, span in enumerate(prompt.media):
-            end = begin + span.grid[0] * span.grid[1] * span.grid[2]
-            patches, begin = prompt.pixel_values[begin:end], end
-            if span.start < start:  # a saved state has seen it
-                continue
-            known = saved.features(index) if saved else None
-            if known is None:
-                known = self.backend.encode_pictures(patches, [span.grid])
-                if saved:
-                    saved.keep_features(index, known)
-            features.append(known)
-            done += span.length
-            yield PictureProgress(done, total)
-        return np.concatenate(features) if features else None
-
-    def _prefill(
-        self, state: ModelState, prompt: ModelInput, features: np.ndarray | None, first: int, end: int
-    ) -> np.ndarray:
-        """Take `state` on to token `end` of the prompt; `features` are of the pictures from `first` on."""
-        start = state.num_tokens
-        if features is not None:
-            # Features before and up to a token are as many as placeholders from token `first` on.
-            before = [_overlap(span.start, span.length, first, start) for span in prompt.media]
-            inside = [_overlap(span.start, span.length, start, end) for span in prompt.media]
-            features = features[sum(before) : sum(before) + sum(inside)] if sum(inside) else None
-        return self.backend.prefill(state, prompt.ids[start:end], prompt.position_ids[:, start:end], features)
+                if not features.is_under_way:  # else that is what takes the time, and what tells of it
+                    yield PrefillProgress(end, num_tokens)
+        return Read(state, logits, features.seconds, time.perf_counter() - start - features.seconds)
 
     def _is_budget_spent(self, request: Request, speech: Speech) -> bool:
         budget = request.thinking_budget
@@ -249,10 +224,6 @@ def _chunk_ends(chunk: int, start: int, num_tokens: int, boundaries: Sequence[in
     """Where prefill pauses: at absolute multiples of the chunk, and where states are kept."""
     ends = {*range(chunk, num_tokens, chunk), *boundaries, num_tokens}
     return sorted(end for end in ends if start < end <= num_tokens)
-
-
-def _overlap(start: int, length: int, low: int, high: int) -> int:
-    return max(0, min(start + length, high) - max(start, low))
 
 
 def _rates(timings: Timings, num_prompt: int, num_generated: int) -> Timings:

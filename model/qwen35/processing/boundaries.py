@@ -1,9 +1,9 @@
-"""Where in a prompt someone may come back to: after a message, after a picture, after a document.
+"""Where in a prompt someone may come back to: after a message, a picture, a clip, a document.
 
 Only the cache's yield depends on these places, never what is found there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from qwen35.processing.tokenizer import Tokenizer
@@ -16,7 +16,7 @@ class Boundaries:
     """Numbers of ids, ascending, before placeholders are expanded. `documents` are among `all`."""
 
     all: tuple[int, ...]
-    documents: tuple[int, ...]  # the ends of texts and pictures that something follows in their message
+    documents: tuple[int, ...]  # ends of pictures, clips, and texts that something follows in their message
 
 
 def find_boundaries(
@@ -25,17 +25,16 @@ def find_boundaries(
     texts: Sequence[str],
     tokenizer: Tokenizer,
     encode: Callable[[int, int], list[int]],
-    picture_end: int | None,
+    media_ends: Set[int],
 ) -> Boundaries:
-    """Of a rendered `prompt` with these `ids`, one placeholder a picture.
+    """Of a rendered `prompt` with these `ids`, one placeholder for each picture and pair of frames.
 
     `texts` are those that something follows in their message, in order; `encode` gives the ids of
-    prompt[start:end], `picture_end` is the id that closes a picture. A message ends where the next starts.
+    prompt[start:end]. A picture or a clip is over after `media_ends` ids, a message where the next starts.
     """
     start = tokenizer.id_of(MESSAGE_START)
     messages_end = {n for n, token in enumerate(ids) if token == start and n}
-    pictures = {n + 1 for n, token in enumerate(ids) if token == picture_end}
-    documents = pictures | _text_ends(prompt, ids, texts, tokenizer, encode)
+    documents = {*media_ends} | _text_ends(prompt, ids, texts, tokenizer, encode)
     return Boundaries(tuple(sorted(messages_end | documents)), tuple(sorted(documents)))
 
 

@@ -70,32 +70,10 @@ class ImageProcessor:
 
     def __init__(self, settings: Mapping[str, Any], vision: VisionConfig, where: str) -> None:
         """`settings` as in preprocessor_config.json; `where` names them in errors (CheckpointError)."""
-        self.vision = vision
+        self.settings, self.vision = settings, vision
         self.factor = vision.patch_size * vision.spatial_merge_size  # pixels along a token's side
-        for key, expected in (
-            ("patch_size", vision.patch_size),
-            ("merge_size", vision.spatial_merge_size),
-            ("temporal_patch_size", vision.temporal_patch_size),
-        ):
-            if _get(settings, key, where) != expected:
-                raise CheckpointError(
-                    f"{where}: '{key}' is {settings[key]!r} but config.json's vision_config has {expected}."
-                )
-        # The official files leave these out; the values are those of the processor class they name.
-        for key, supported in (
-            ("do_resize", True),
-            ("do_rescale", True),
-            ("do_normalize", True),
-            ("resample", Image.Resampling.BICUBIC),
-        ):
-            if settings.get(key, supported) != supported:
-                raise CheckpointError(f"{where}: '{key}' is {settings[key]!r}; supported: {int(supported)}.")
-        mean = _per_channel(settings, "image_mean", vision.in_channels, where)
-        std = _per_channel(settings, "image_std", vision.in_channels, where)
-        # The steps and dtypes of the official processor, for the 256 values that a byte can have.
-        unit = (np.arange(256) * float(settings.get("rescale_factor", 1 / 255))).astype(np.float32)
-        self._values = (unit - mean[:, None]) / std[:, None]  # (C, 256)
-        self._min_pixels, self._max_pixels = _pixel_bounds(settings, where)
+        self.levels = normalised_levels(settings, vision, where)
+        self._min_pixels, self._max_pixels = pixel_bounds(settings, where)
 
     @classmethod
     def from_folder(cls, folder: Path, vision: VisionConfig) -> "ImageProcessor":
@@ -137,21 +115,60 @@ class ImageProcessor:
         assert pixels.shape[2] == self.vision.in_channels
         height, width = self.plan(pixels.shape[0], pixels.shape[1], bounds)
         picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-        size, merge = self.vision.patch_size, self.vision.spatial_merge_size
-        _, rows, columns = self.grid((height, width))
-        frames, channels = self.vision.temporal_patch_size, self.vision.in_channels
+        grid = self.grid((height, width))
         if out is None:
-            out = np.empty((rows * columns, self.vision.patch_values), np.float32)
-        assert out.flags.c_contiguous, "a reshaped copy would be written instead"
-        # Merge cells in raster order, in each its patches in raster order. A row of cells at a time:
-        # the picture as a whole is never there in floats but for the patches themselves.
-        values = out.reshape(-1, columns // merge, merge, merge, channels, frames, size, size)
-        bands = np.asarray(picture).reshape(-1, merge, size, columns // merge, merge, size, channels)
-        for cells, band in zip(values, bands.transpose(0, 3, 1, 4, 6, 2, 5), strict=True):
-            for channel in range(channels):
-                # A still picture fills every temporal slot of a patch with the same pixels.
-                cells[:, :, :, channel] = self._values[channel][band[:, :, :, channel]][..., None, :, :]
-        return Patches(out, (1, rows, columns), (height, width))
+            out = np.empty((grid[1] * grid[2], self.vision.patch_values), np.float32)
+        # A still picture fills every temporal slot of a patch with the same pixels.
+        cut_patches(np.asarray(picture), self.levels, self.vision, out, slice(None))
+        return Patches(out, grid, (height, width))
+
+
+def normalised_levels(settings: Mapping[str, Any], vision: VisionConfig, where: str) -> np.ndarray:
+    """What the 256 values of a byte become in each channel, (C, 256) float32, by a preprocessor's settings.
+
+    Raises CheckpointError, with `where`, for settings that are not this encoder's or not supported.
+    """
+    for key, expected in (
+        ("patch_size", vision.patch_size),
+        ("merge_size", vision.spatial_merge_size),
+        ("temporal_patch_size", vision.temporal_patch_size),
+    ):
+        if _get(settings, key, where) != expected:
+            raise CheckpointError(
+                f"{where}: '{key}' is {settings[key]!r} but config.json's vision_config has {expected}."
+            )
+    # The official files leave these out; the values are those of the processor class they name.
+    for key, supported in (
+        ("do_resize", True),
+        ("do_rescale", True),
+        ("do_normalize", True),
+        ("resample", Image.Resampling.BICUBIC),
+    ):
+        if settings.get(key, supported) != supported:
+            raise CheckpointError(f"{where}: '{key}' is {settings[key]!r}; supported: {int(supported)}.")
+    mean = _per_channel(settings, "image_mean", vision.in_channels, where)
+    std = _per_channel(settings, "image_std", vision.in_channels, where)
+    # The steps and dtypes of the official processor.
+    unit = (np.arange(256) * float(settings.get("rescale_factor", 1 / 255))).astype(np.float32)
+    return (unit - mean[:, None]) / std[:, None]
+
+
+def cut_patches(
+    picture: np.ndarray, levels: np.ndarray, vision: VisionConfig, out: np.ndarray, slots: slice
+) -> None:
+    """Write `picture` (height, width, C) uint8, in whole merge cells, into temporal `slots` of its patches.
+
+    `out` (P, C * Tp * patch * patch): merge cells in raster order, in each its patches in raster order.
+    """
+    assert out.flags.c_contiguous, "a reshaped copy would be written instead"
+    size, merge, channels = vision.patch_size, vision.spatial_merge_size, vision.in_channels
+    cells_across = picture.shape[1] // (size * merge)
+    values = out.reshape(-1, cells_across, merge, merge, channels, vision.temporal_patch_size, size, size)
+    bands = picture.reshape(-1, merge, size, cells_across, merge, size, channels)
+    # A row of cells at a time: the picture as a whole is never there in floats but for the patches.
+    for cells, band in zip(values, bands.transpose(0, 3, 1, 4, 6, 2, 5), strict=True):
+        for channel in range(channels):
+            cells[:, :, :, channel, slots] = levels[channel][band[:, :, :, channel]][..., None, :, :]
 
 
 def _get(settings: Mapping[str, Any], key: str, where: str) -> Any:
@@ -171,7 +188,7 @@ def _per_channel(settings: Mapping[str, Any], key: str, channels: int, where: st
     return np.array(values, np.float32)
 
 
-def _pixel_bounds(settings: Mapping[str, Any], where: str) -> tuple[int, int]:
+def pixel_bounds(settings: Mapping[str, Any], where: str) -> tuple[int, int]:
     """Least and greatest area. `shortest_edge` and `longest_edge` are areas too, whatever their names say."""
     size = settings.get("size") or {}
     found = []

@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qwen35.config import read_json
 from qwen35.errors import CheckpointError, InputError
-from qwen35.messages import ImagePart, Message, Part, TextPart
+from qwen35.messages import ImagePart, Message, Part, TextPart, VideoPart
 
 
 class ChatTemplate:
@@ -97,8 +97,9 @@ def normalise(messages: Sequence[Message]) -> list[Message]:
     parts that follow each other become one. Raises InputError.
     """
     system = [message for message in messages if message.role == "system"]
-    if any(isinstance(part, ImagePart) for message in system for part in message.parts):
-        raise InputError("A system message holds a picture. Pictures belong into a user message.")
+    for kind, name in ((ImagePart, "picture"), (VideoPart, "clip")):
+        if any(isinstance(part, kind) for message in system for part in message.parts):
+            raise InputError(f"A system message holds a {name}. It belongs into a user message.")
     if not any(message.role == "user" for message in messages):
         raise InputError("The conversation has no user message. Ask something.")
     rest = [
@@ -120,17 +121,20 @@ def _join_texts(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 
 def _to_dict(message: Message) -> dict[str, Any]:
-    """A message as templates know it: content is a string, or a list where there are pictures."""
+    """A message as templates know it: content is a string, or a list where there is more than text."""
     content: str | list[dict[str, str]] = message.text
-    if any(isinstance(part, ImagePart) for part in message.parts):
-        content = [
-            {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
-            for part in message.parts
-        ]
+    if not all(isinstance(part, TextPart) for part in message.parts):
+        content = [_part_to_dict(part) for part in message.parts]
     values: dict[str, Any] = {"role": message.role, "content": content}
     if message.reasoning is not None:
         values["reasoning_content"] = message.reasoning
     return values
+
+
+def _part_to_dict(part: Part) -> dict[str, str]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    return {"type": "image" if isinstance(part, ImagePart) else "video"}
 
 
 def _default_of(source: Any, path: Path) -> str:

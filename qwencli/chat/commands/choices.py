@@ -8,10 +8,12 @@ from qwencli.conversation import system_text
 from qwencli.errors import UsageError
 from qwencli.known_models import find_model
 from qwencli.settings import PARSERS, Settings
-from qwencli.values import ImageTokens, Thinking
+from qwencli.values import ImageTokens, Thinking, VideoTokens
 
 # A model that is loaded already has taken these.
 _OF_LOADING = ("model", "device", "load", "ram", "quant", "threads", "cache_disk", "cache_ram")
+# Two ways to say one thing: the later one counts.
+_INSTEAD = {"fps": "frames", "frames": "fps"}
 NONE = "none"
 
 
@@ -119,7 +121,10 @@ def _set(session: Session, name: str, text: str) -> None:
         raise UsageError(f"{name.replace('_', '-')}: {error}") from None
     if isinstance(default, tuple) and text:  # repeatable: each adds one
         value = (*getattr(session.settings, name), value)
-    session.settings = replace(session.settings, **{name: value})
+    values = {name: value}
+    if text and name in _INSTEAD:
+        values[_INSTEAD[name]] = None
+    session.settings = replace(session.settings, **values)
 
 
 def _text_of(value: Any) -> str:
@@ -139,5 +144,9 @@ def _text_of(value: Any) -> str:
             return "auto" if value.is_capped else "model"
         case ImageTokens():
             return f"{value.minimum}:{value.maximum}" if value.minimum else str(value.maximum)
+        case VideoTokens(maximum=None):
+            return "auto" if value.is_capped else "model"
+        case VideoTokens():
+            return str(value.maximum)
         case _:
             return str(value)

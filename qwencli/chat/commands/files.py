@@ -2,7 +2,6 @@
 
 import subprocess
 
-from qwen35.errors import InputError
 from qwencli.chat.clipboard import read_picture
 from qwencli.chat.session import Session
 from qwencli.chat.typed import paths_in
@@ -29,7 +28,10 @@ def paste_picture(session: Session, argument: str) -> None:
 
 
 def attach_video(session: Session, argument: str) -> None:
-    raise InputError("Video is not supported yet. Attach single frames as pictures: /image PATH.")
+    """The clips that `argument` names; /set fps, frames, start and end say what is seen of them."""
+    if not argument:
+        raise UsageError("Name a video: /video PATH (or a URL). /set fps, start and end choose its frames.")
+    session.attach(paths_in(argument))
 
 
 def run_command(session: Session, command: str) -> None:

@@ -98,11 +98,11 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("image", "PATH ...", "Attach pictures to the next question.", files.attach_images, "path"),
         Command("paste", "", "Attach the picture that is in the clipboard.", files.paste_picture),
-        Command("video", "PATH", "Not supported yet.", files.attach_video),
+        Command("video", "PATH ...", "Attach videos to the next question.", files.attach_video, "path"),
         Command(
             "file",
             "PATH ...",
-            "Attach text, PDF or picture files, URLs, folders.",
+            "Attach text, PDF, picture or video files, URLs, folders.",
             files.attach_files,
             "path",
         ),

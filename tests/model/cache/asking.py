@@ -14,7 +14,7 @@ from qwen35.engine.engine import Engine
 from qwen35.engine.load import States, load_engine
 from qwen35.engine.request import Request, SamplingOverrides
 from qwen35.events import Finished, Note, Prefilled
-from qwen35.messages import ImagePart, Message, Part, TextPart
+from qwen35.messages import ImagePart, Message, Part, TextPart, VideoPart
 from qwen35.state import ModelState
 
 GREEDY = SamplingOverrides(temperature=0.0)
@@ -60,7 +60,7 @@ class Answer:
     cached_tokens: int
     reason: str | None
     rows: int  # that entered layer 0 before the first token
-    pictures: int  # that were encoded
+    pictures: int  # and pairs of frames, that were encoded
     logits: NDArray[np.float32]  # (steps, vocabulary)
     notes: list[str] = field(default_factory=list)
     token_ids: tuple[int, ...] = ()  # that it was written in
@@ -105,7 +105,7 @@ def engine_of(
     return load_engine(model, device="cpu", num_threads=1, states=where)
 
 
-def user(*parts: str | ImagePart) -> Message:
+def user(*parts: str | ImagePart | VideoPart) -> Message:
     return _message("user", parts)
 
 
@@ -117,7 +117,7 @@ def system(text: str) -> Message:
     return _message("system", (text,))
 
 
-def _message(role: str, parts: Sequence[str | ImagePart]) -> Message:
+def _message(role: str, parts: Sequence[str | ImagePart | VideoPart]) -> Message:
     whole: list[Part] = [TextPart(part) if isinstance(part, str) else part for part in parts]
     return Message(role, tuple(whole))
 

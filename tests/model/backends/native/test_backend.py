@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def prefill(
     features = np.empty((0, 50), np.float32)
     if grids:
         features = (encoder or backend).encode_pictures(prompt.pixel_values.numpy(), grids)
-    is_placeholder = ids == config.image_token_id
+    is_placeholder = np.isin(ids, (config.image_token_id, config.video_token_id))
     state = backend.new_state()
     state.mrope_delta = delta
     for piece in as_pieces(len(ids), sizes):
@@ -238,3 +239,22 @@ def test_the_environment_chooses_the_kernels(
 ) -> None:
     monkeypatch.setenv("QWEN_CPU", "scalar")
     assert make_backend().name == "native (scalar, 1 threads)"
+
+
+def test_pairs_of_frames_are_encoded_together_as_each_alone(make_backend: MakeBackend) -> None:
+    backend = make_backend("q8")
+    patches = make_prompt((4, 6), (4, 6), (4, 6)).pixel_values.numpy()
+    together = backend.encode_pictures(patches, [(3, 4, 6)])
+    np.testing.assert_array_equal(backend.encode_pictures(patches, [(1, 4, 6)] * 3), together)
+    alone = [backend.encode_pictures(patches[n : n + 24], [(1, 4, 6)]) for n in (0, 24, 48)]
+    np.testing.assert_array_equal(np.concatenate(alone), together)
+
+
+def test_features_take_the_place_of_video_tokens_too(make_backend: MakeBackend) -> None:
+    backend, prompt = make_backend("q8"), PROMPTS["several images of odd sizes"]
+    ids = prompt.input_ids.clone()
+    ids[ids == backend.config.image_token_id] = backend.config.video_token_id
+    state, logits = prefill(backend, prompt)
+    as_clip, of_clip = prefill(backend, replace(prompt, input_ids=ids))
+    assert same(state, as_clip)
+    np.testing.assert_array_equal(logits, of_clip)

@@ -1,0 +1,89 @@
+"""Numbered picture files as a clip: frames/%04d.png, as FFmpeg writes and names them.
+
+A folder stays a folder of single pictures: the pattern says that they belong together, and which.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qwen35.errors import InputError
+from qwencli.media.source import Source, read_path
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from qwencli.media.animation import PictureClip
+
+# Files say nothing of time. They are taken as what a model samples a video at, so that each is seen.
+NUMBERED_FPS = 2.0
+MAX_NUMBERED = 10_000
+_NUMBER = re.compile(r"%(?:0(\d))?d")
+
+
+def is_numbered(spec: str) -> bool:
+    """Whether `spec` names numbered files, such as frames/%04d.png, and there is one."""
+    try:
+        return len(_NUMBER.findall(spec)) == 1 and not Path(spec).exists() and bool(_numbered_files(spec))
+    except (OSError, ValueError, RuntimeError):  # too long for a name, a NUL, an unknown ~user
+        return False
+
+
+def open_numbered(spec: str, notify: Callable[[str], None]) -> "tuple[PictureClip, int]":
+    """The files that `spec` names as a clip, in the order of their numbers, and their bytes in total.
+
+    Raises InputError for a file that is no picture, and for too many.
+    """
+    import numpy as np
+
+    from qwencli.media.animation import PictureClip
+    from qwencli.media.image import decode_image
+    from qwencli.media.timeline import Timeline
+
+    files = _numbered_files(spec)
+    if len(files) > MAX_NUMBERED:
+        raise InputError(
+            f"{spec}: names {len(files):,} files; at most {MAX_NUMBERED:,} make a clip.", path=spec
+        )
+    notify(f"{spec}: {len(files)} pictures, taken as a clip of {NUMBERED_FPS:g} frames a second")
+    digest, size_bytes = hashlib.sha256(), 0
+    for file in files:
+        source = _picture_at(file)
+        digest.update(bytes.fromhex(source.sha256))
+        size_bytes += source.size_bytes
+    size = decode_image(_picture_at(files[0]), notify).pixels.shape[:2]
+    starts = np.arange(len(files)) / NUMBERED_FPS
+
+    def read(numbers: Sequence[int]) -> "Iterator[np.ndarray | None]":
+        for number in numbers:
+            try:
+                yield decode_image(_picture_at(files[number]), lambda text: None).pixels
+            except InputError:
+                yield None
+
+    timeline = Timeline(starts, len(files) / NUMBERED_FPS)
+    return PictureClip(spec, digest.hexdigest(), (size[0], size[1]), timeline, read), size_bytes
+
+
+def _numbered_files(spec: str) -> list[Path]:
+    path = Path(spec).expanduser()
+    if not (match := _NUMBER.search(path.name)):  # a number in a folder's name is none of a frame
+        return []
+    digits = r"\d+" if match[1] is None else rf"\d{{{int(match[1])},}}"
+    name = re.compile(
+        re.escape(path.name[: match.start()]) + f"({digits})" + re.escape(path.name[match.end() :])
+    )
+    try:
+        found = [(int(m[1]), file) for file in path.parent.iterdir() if (m := name.fullmatch(file.name))]
+    except OSError:
+        return []
+    return [file for _, file in sorted(found)]
+
+
+def _picture_at(file: Path) -> Source:
+    source = read_path(str(file))
+    if not isinstance(source, Source) or source.kind.family != "image":
+        raise InputError(f"{file}: is {source.kind.label} where a picture is meant.", path=str(file))
+    return source

@@ -1,0 +1,293 @@
+"""Video files as clips, by PyAV: which frames there are, and those asked for, one at a time.
+
+An open clip holds no decoder: each reading opens the file anew, seeks where frames are far apart, and
+keeps no more than a few frames.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from qwen35.errors import InputError
+from qwencli.media.frame_index import FrameIndex, read_index
+from qwencli.media.source import FileSource
+from qwencli.media.upright import Turn
+from qwencli.media.watchdog import STALL_S, Beat, watched
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+# FFmpeg opens these alone, and files alone: a playlist would lead it elsewhere.
+_FORMATS = (
+    "mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,ogg,asf,ivf,mxf,h264,hevc,obu,rm,nut,m4v,dv,gif,apng"
+)
+_SEEK_FRAMES = 8  # a seek empties the decoder, whose threads are a few frames ahead
+
+
+class VideoClip:
+    """A `messages.Clip`. Mutable only in what it noted of frames that cannot be decoded."""
+
+    def __init__(
+        self, source: FileSource, stream: int, index: FrameIndex, turn: Turn, size: tuple[int, int]
+    ) -> None:
+        self.source = source.name
+        self.sha256 = source.sha256
+        self.height, self.width = size
+        self.duration = index.timeline.duration
+        self.fps = index.timeline.fps
+        self.num_frames = index.timeline.num_frames
+        self.index = index
+        self._file = source  # which may be a temporary one, and is there as long as this is
+        self._stream = stream
+        self._turn = turn
+        self._bad: set[int] = set()
+
+    def frames(self, times: Sequence[float], size: tuple[int, int]) -> Iterator[np.ndarray]:
+        """As `messages.Clip` has it."""
+        wanted = [self.index.timeline.at(time) for time in times]
+        # Resized on this side of the thread, while that one decodes on.
+        with closing(watched(self.source, lambda beat: self._read(wanted, beat))) as read:
+            for pixels, num_times in read:
+                picture = self._resized(pixels, size)
+                yield from [picture] * num_times
+
+    def notes(self) -> tuple[str, ...]:
+        if not self._bad:
+            return ()
+        which = "1 frame" if len(self._bad) == 1 else f"{len(self._bad)} frames"
+        return (f"{self.source}: {which} cannot be decoded; the last good one stands in place",)
+
+    def _read(self, wanted: Sequence[int], beat: Beat) -> Iterator[tuple[np.ndarray, int]]:
+        """The frames `wanted`, as they are coded, and how often each one stands."""
+        num_owed = 0  # pictures asked for before there was a good one
+        with open_container(self._file) as container:
+            reader = _Reader(container, self._stream, self.index, frozenset(wanted), beat)
+            for number, same in groupby(wanted):
+                frame, is_it = reader.read(number)
+                if not is_it:
+                    self._bad.add(number)
+                num_owed += len(list(same))
+                if frame is not None:
+                    yield frame.to_ndarray(format="rgb24"), num_owed
+                    num_owed = 0
+            if num_owed:
+                frame = reader.next_good()
+                if frame is None:
+                    raise InputError(
+                        f"{self.source}: no frame of it can be decoded. Convert or download it again.",
+                        path=self.source,
+                    )
+                yield frame.to_ndarray(format="rgb24"), num_owed
+
+    def _resized(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Upright, and of that (height, width)."""
+        height, width = self._turn.turned(size)
+        if pixels.shape[:2] != (height, width):
+            resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+            pixels = np.asarray(resized)
+        return self._turn.apply(pixels)
+
+
+class _Reader:
+    """Mutable: where the decoder stands in its file. Numbers are those of the index, asked for in order."""
+
+    def __init__(
+        self,
+        container: "InputContainer",
+        stream: int,
+        index: FrameIndex,
+        wanted: frozenset[int],
+        beat: Beat,
+    ) -> None:
+        self._container = container
+        self._stream: VideoStream = container.streams[stream]  # type: ignore[assignment]
+        self._stream.thread_type = "AUTO"
+        self._index = index
+        self._wanted = {int(index.stamps[number]) for number in wanted} if index.stamps is not None else None
+        self._beat = beat
+        self._seeks_by: int | None = 0  # which of a key frame's places to seek by; None: no more
+        self._frames = self._decode()
+        self._last: VideoFrame | None = None  # the last good one that was decoded
+        self._last_number = -1
+        self._ahead: tuple[int, VideoFrame] | None = None  # decoded already, for a later question
+
+    def read(self, number: int) -> "tuple[VideoFrame | None, bool]":
+        """The frame of that number, and True; or the last good one before it, if there is one, and False."""
+        self._seek(number)
+        while self._step(number):
+            if self._last_number == number:
+                return self._last, True
+        return self._last, False
+
+    def next_good(self) -> "VideoFrame | None":
+        """Any frame later than all that were read."""
+        if self._ahead is None:
+            self._step(self._index.timeline.num_frames)
+            return self._last
+        return self._ahead[1]
+
+    def _step(self, number: int) -> bool:
+        """One frame further, but not beyond `number`; whether there was one."""
+        if self._last_number >= number:
+            return False
+        found = self._ahead or next(self._frames, None)
+        self._ahead = None
+        if found is None:
+            return False
+        if found[0] > number:
+            self._ahead = found
+            return False
+        self._last_number, self._last = found
+        return True
+
+    def _seek(self, number: int) -> None:
+        """To the last key frame before `number`, where that leaves out more than it costs."""
+        key = self._index.key_before(number)
+        position = self._ahead[0] if self._ahead else self._last_number
+        if self._seeks_by is None or key is None or key[0] <= position + _SEEK_FRAMES:
+            return
+        for way in range(self._seeks_by, 2):
+            self._seeks_by = way
+            self._go_to(key[1][way])
+            self._ahead = next(self._frames, None)
+            if self._ahead is not None and self._ahead[0] <= number:
+                return
+        # This container leads astray. Then from the beginning, and never again.
+        self._seeks_by, self._ahead = None, None
+        self._go_to(int(self._index.key_places[0].min()))
+
+    def _go_to(self, place: int) -> None:
+        import av
+
+        self._frames.close()
+        # Where it fails, the decoder stays where it is, and what comes next tells.
+        with suppress(av.error.FFmpegError, OSError):
+            self._container.seek(place, stream=self._stream, backward=True)
+        self._frames = self._decode()
+
+    def _decode(self) -> "Generator[tuple[int, VideoFrame]]":
+        """The good frames from here on, with their numbers."""
+        import av
+
+        decoder, stamps = self._stream.codec_context, self._index.stamps
+        # Of H.264, frames on which no others depend are left out unless they are asked for.
+        leaves_out = decoder.name == "h264" and stamps is not None
+        number = -1
+        packets = self._container.demux(self._stream)
+        while True:
+            self._beat()
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                if leaves_out:
+                    is_wanted = self._wanted is None or packet.pts in self._wanted or packet.size == 0
+                    decoder.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+                decoded = decoder.decode(packet if packet.size else None)
+            except EOFError:
+                return
+            except av.error.FFmpegError:
+                if packet is None or packet.size == 0:
+                    return
+                number += 1  # of files whose frames are counted: this one is missing
+                continue
+            for frame in decoded:
+                number = number + 1 if stamps is None else self._number_of(frame, number)
+                if not frame.is_corrupt:
+                    yield number, frame
+
+    def _number_of(self, frame: "VideoFrame", last: int) -> int:
+        return last + 1 if frame.pts is None else self._index.number_of(frame.pts)
+
+
+def _display_matrix(frame: "VideoFrame") -> bytes | None:
+    """As the container has it: how the frame is to be turned."""
+    found = frame.side_data.get("DISPLAYMATRIX")
+    return None if found is None else bytes(found)  # type: ignore[call-overload]
+
+
+def open_container(source: FileSource) -> Any:
+    """Raises InputError for what is no video, or a damaged one."""
+    import av
+
+    try:
+        return av.open(
+            str(source.path),
+            metadata_errors="ignore",
+            timeout=STALL_S,
+            options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
+        )
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{source.name}: looks like {source.kind.label}, but cannot be opened ({reason}): damaged, or "
+            "cut off. Download or convert it again.",
+            path=source.name,
+        ) from None
+
+
+def open_clip(source: FileSource, notify: Callable[[str], None]) -> VideoClip:
+    """What there is to know of a video before its frames are asked for: a pass through its packets.
+
+    The first good frame is decoded. Raises InputError for a file without pictures, and a damaged one.
+    """
+
+    def produce(beat: Beat) -> Iterator[VideoClip]:
+        with open_container(source) as container:
+            stream = _video_stream(container, source)
+            index = read_index(container, container.streams[stream], beat)
+        if index is None:
+            raise InputError(
+                f"{source.name}: holds no frames: empty, damaged, or cut off. Download it again.",
+                path=source.name,
+            )
+        yield _with_first_frame(source, stream, index, beat)
+
+    (clip,) = watched(source.name, produce)
+    if num_missing := clip.index.num_missing:
+        promised = clip.num_frames + num_missing
+        notify(
+            f"{source.name}: is damaged or cut off: {clip.num_frames:,} of {promised:,} frames are there "
+            f"({clip.duration:.1f} s)"
+        )
+    return clip
+
+
+def _video_stream(container: "InputContainer", source: FileSource) -> int:
+    """The index of the stream that moves: not the picture on a sound file's cover."""
+    from av.stream import Disposition
+
+    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not moving:
+        found = sorted({stream.type for stream in container.streams if stream.type != "video"})
+        told = " and ".join(found) + " only" if found else "nothing"
+        raise InputError(
+            f"{source.name}: no video stream (found: {told}). Pass a file that holds pictures.",
+            path=source.name,
+        )
+    best = next((s for s in moving if s.disposition & Disposition.default), moving[0])
+    if best.codec_context is None or not best.codec_context.codec:
+        raise InputError(
+            f"{source.name}: there is no decoder for its pictures. Convert it to H.264.", path=source.name
+        )
+    return int(best.index)
+
+
+def _with_first_frame(source: FileSource, stream: int, index: FrameIndex, beat: Beat) -> VideoClip:
+    with open_container(source) as container:
+        frame = _Reader(container, stream, index, frozenset([0]), beat).next_good()
+        if frame is None:
+            raise InputError(
+                f"{source.name}: no frame of it can be decoded. Convert or download it again.",
+                path=source.name,
+            )
+        turn = Turn.from_matrix(_display_matrix(frame))
+        shape = container.streams[stream].sample_aspect_ratio or 1  # of a pixel: width to height
+        size = turn.turned((frame.height, max(1, round(frame.width * shape))))
+    return VideoClip(source, stream, index, turn, size)
