@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.media.clips import FPS, counter, encode
 from tests.model.checkpoint import write_checkpoint
 from tests.model.reference import MOE, reference_model
 
@@ -47,6 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("page1.png", "page2.png", "chart.png", "photo.jpg", "receipt.png"):
         shapes.save(place / name)
     shapes.save(place / "report.pdf", save_all=True, append_images=[shapes] * 3)
+    encode(place / "clip.mp4", (counter(number, 240, 320) for number in range(4 * FPS)))
     (place / "notes.txt").write_text("Three notes.\n")
     (place / "list.txt").write_text("page1.png\npage2.png\n")
     model = place / "home" / "models" / "Qwen3.5-0.8B"
