@@ -4,8 +4,12 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn
+
+before_leaving: list[Callable[[], object]] = []
+"""What must be done even where an interrupt ends the process, which runs no exit handlers: quickly."""
 
 
 class Interrupts:
@@ -44,11 +48,24 @@ class Interrupts:
                 stream.flush()
         if self.signum == signal.SIGINT and sys.stderr is not None and sys.stderr.isatty():
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            _clean_up()
             os.kill(os.getpid(), signal.SIGINT)
-        os._exit(128 + self.signum)
+        end_now(self.signum)
 
     def _take(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
-            os._exit(128 + signum)
+            end_now(signum)
         self.signum = signum
         raise KeyboardInterrupt
+
+
+def end_now(signum: int) -> NoReturn:
+    """End the process as shells count that signal, wherever it is."""
+    _clean_up()
+    os._exit(128 + signum)
+
+
+def _clean_up() -> None:
+    for work in before_leaving:
+        with contextlib.suppress(Exception):
+            work()

@@ -101,8 +101,8 @@ Ram = Annotated[
     _setting(
         "--ram",
         metavar="auto|SIZE",
-        help="Memory the program may take, as 8G: experts, or layers of an unpacked model, beyond it stay "
-        "on disk. auto: what is free.",
+        help="Memory the program may take, as 8G: experts and layers beyond it stay on disk. auto: what is "
+        "free.",
         completes=("auto",),
     ),
 ]

@@ -1,11 +1,15 @@
 """Signals in the chat: Ctrl-C ends the answer or command at hand, and never the chat; SIGTERM ends that."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
+from qwencli.interrupts import end_now
+
+GRACE_S = 10.0  # for saving; a chat that was asked to end and has not is ended after it
 _ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -39,6 +43,8 @@ class Stops:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self.is_ended and sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, previous in self._previous.items():
             signal.signal(signum, previous)
 
@@ -51,6 +57,10 @@ class Stops:
         if self.is_ended:
             return
         self.is_ended = True
+        if sys.platform != "win32":
+            # Libraries in between may swallow what is raised here, or wait for ever for what it broke.
+            signal.signal(signal.SIGALRM, lambda *_: end_now(signum))
+            signal.setitimer(signal.ITIMER_REAL, GRACE_S)
         previous = self._previous[signum]
         if callable(previous):
             previous(signum, frame)  # that of `Interrupts`, from which the exit code comes

@@ -83,7 +83,10 @@ class Attacher:
         if is_numbered(spec):
             return [self._attach_numbered(spec)]
         folder = local_path(spec)
-        return self._attach_folder(spec, folder) if folder.is_dir() else [self.decode(read_path(spec))]
+        if folder.is_dir():
+            return self._attach_folder(spec, folder)
+        self.on_progress(f"reading {spec[-_SHOWN_OF_URL:]}", 0, 0, "bytes")  # gigabytes, perhaps
+        return [self.decode(read_path(spec))]
 
     def _attach_folder(self, spec: str, folder: Path) -> list[Attachment]:
         """The usable files directly in `folder`, by name; hidden files and folders do not count."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen35.errors import InputError, UnwritableError
+from qwencli.interrupts import before_leaving
 from qwencli.media.kinds import HEAD_BYTES, Kind, require_usable, sniff
 
 MAX_BYTES = 256 * 2**20
@@ -123,7 +124,7 @@ class _TemporaryFile:
         descriptor, path = tempfile.mkstemp(prefix="qwen-")
         os.close(descriptor)
         self.path = Path(path)
-        weakref.finalize(self, self.path.unlink, missing_ok=True)
+        before_leaving.append(weakref.finalize(self, self.path.unlink, missing_ok=True))
 
 
 def local_path(spec: str) -> Path:

@@ -41,7 +41,11 @@ def interrupt(process: subprocess.Popen, signum: int, after_s: float) -> tuple[i
     with process:
         time.sleep(after_s)
         process.send_signal(signum)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()  # else it would be waited for
+            raise
     return process.returncode, out.decode(), err.decode()
 
 

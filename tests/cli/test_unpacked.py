@@ -8,9 +8,8 @@ import pytest
 
 import qwen35
 from qwen35.config import ModelConfig
-from qwen35.errors import DoesNotFit
-from qwen35.weights.placement_torch import place_torch
 from tests.cli.conftest import Invoke
+from tests.model.weights.budgets import least_ram
 
 SHAPES = Path(__file__).resolve().parents[2] / "examples" / "shapes.png"
 MINI = Path(qwen35.__file__).parent / "builtin" / "mini-bf16"
@@ -19,15 +18,7 @@ MINI = Path(qwen35.__file__).parent / "builtin" / "mini-bf16"
 @pytest.fixture(scope="module")
 def least() -> int:
     """The least memory with which mini-bf16 answers."""
-    config, low, high = ModelConfig.from_folder(MINI), 0, 1 << 40
-    while low < high:
-        middle = (low + high) // 2
-        try:
-            place_torch(config, "bfloat16", ram=middle)
-            high = middle
-        except DoesNotFit:
-            low = middle + 1
-    return low
+    return least_ram(ModelConfig.from_folder(MINI), "bfloat16")
 
 
 def ask(invoke: Invoke, *options: object) -> dict:

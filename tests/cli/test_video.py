@@ -1,6 +1,9 @@
 """Clips on the command line: what is seen of them, and what is said of those that cannot be."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,30 @@ def test_a_dry_run_shows_the_plan(invoke: Invoke, clip: Path) -> None:
     assert result.code == 0, result.err
     assert "clip.mp4: 4 s at 2 fps: 8 frames" in result.err
     assert "tokens  video  clip.mp4" in result.out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals as Linux has them")
+@pytest.mark.parametrize("num_signals", [1, 2])
+def test_an_interrupt_leaves_no_temporary_file(
+    model_folder: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_signals: int
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setenv("SCRIPTED_ENGINE", "endless")
+    command = [sys.executable, "-m", "tests.cli.scripted", "ask", "-", "what?", "-m", str(model_folder)]
+    with clip.open("rb") as file:
+        process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        assert list((tmp_path / "temporary").glob("qwen-*"))
+        for _ in range(num_signals):
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert not list((tmp_path / "temporary").glob("qwen-*"))
 
 
 def test_a_clip_comes_by_standard_input(invoke: Invoke, clip: Path) -> None:

@@ -13,6 +13,7 @@ from qwen35.weights.placement_torch import TorchPlacement, block_of, parameter_b
 from qwen35.weights.shapes import parameter_shapes
 from qwen35.weights.tiles import LINE, round_up
 from tests.model.reference import DENSE, MOE, SHAPES, Shape
+from tests.model.weights.budgets import least_ram
 from tests.model.weights.packing import tiny_checkpoint
 
 PLENTY = 1 << 40
@@ -43,18 +44,6 @@ def fits_whole(config: ModelConfig, dtype: str, ram: int) -> bool:
         return False
 
 
-def least_ram(config: ModelConfig) -> int:
-    low, high = 0, PLENTY
-    while low < high:
-        middle = (low + high) // 2
-        try:
-            place_torch(config, "float32", ram=middle)
-            high = middle
-        except DoesNotFit:
-            low = middle + 1
-    return low
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [DENSE, MOE], ids=str)
 def test_sizes_are_those_of_the_loaded_model(tmp_path: Path, shape: Shape, dtype: str) -> None:
@@ -71,7 +60,7 @@ def test_sizes_are_those_of_the_loaded_model(tmp_path: Path, shape: Shape, dtype
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_what_stays_and_the_largest_of_the_rest_are_within_the_budget(tmp_path: Path, shape: Shape) -> None:
     config = config_of(tmp_path, shape)
-    working, least = working_bytes(config), least_ram(config)
+    working, least = working_bytes(config), least_ram(config, "float32")
     whole = sum(block.size_bytes for block in place_torch(config, "float32", ram=PLENTY).blocks)
     numbers = random.Random(str(shape))
     stayed = []
@@ -88,7 +77,7 @@ def test_what_stays_and_the_largest_of_the_rest_are_within_the_budget(tmp_path: 
 @pytest.mark.parametrize("shape", [DENSE, UNTIED], ids=str)
 def test_only_a_tied_embedding_never_leaves(tmp_path: Path, shape: Shape) -> None:
     config = config_of(tmp_path, shape)
-    plan = place_torch(config, "float32", ram=least_ram(config))
+    plan = place_torch(config, "float32", ram=least_ram(config, "float32"))
     where = {block.name: block.where for block in plan.blocks}
     assert where["language_model.embed_tokens"] == ("cpu" if shape.is_tied else "disk")
     assert {where[f"language_model.layers.{index}"] for index in range(4)} == {"disk"}
@@ -98,7 +87,7 @@ def test_only_a_tied_embedding_never_leaves(tmp_path: Path, shape: Shape) -> Non
 
 def test_too_little_says_the_least_that_works(tmp_path: Path) -> None:
     config = config_of(tmp_path, MOE)
-    least = least_ram(config)
+    least = least_ram(config, "float32")
     with pytest.raises(DoesNotFit, match=rf"at least {least / 1e9:.2f} GB of memory, with its layers on the"):
         place_torch(config, "float32", ram=least - 1)
 
@@ -106,7 +95,7 @@ def test_too_little_says_the_least_that_works(tmp_path: Path) -> None:
 def test_without_a_number_what_is_free_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(tmp_path, MOE)
     assert place_torch(config, "float32").is_resident
-    least = least_ram(config)
+    least = least_ram(config, "float32")
     available = "qwen35.weights.placement_torch.available_memory"
     monkeypatch.setattr(available, lambda: int(least / 0.9) + 2)
     assert not place_torch(config, "float32").is_resident
@@ -118,7 +107,7 @@ def test_without_a_number_what_is_free_counts(tmp_path: Path, monkeypatch: pytes
 def test_notes_tell_what_is_read_and_when(tmp_path: Path) -> None:
     config = config_of(tmp_path, UNTIED)
     assert place_torch(config, "float32", ram=PLENTY).notes() == []
-    text, vision = place_torch(config, "float32", ram=least_ram(config)).notes()
+    text, vision = place_torch(config, "float32", ram=least_ram(config, "float32")).notes()
     assert text.startswith(
         "the embedding, the head and 4 of 4 layers are read from disk at every step; 0.00 of"
     )
@@ -127,7 +116,7 @@ def test_notes_tell_what_is_read_and_when(tmp_path: Path) -> None:
 
 def test_on_a_gpu_the_rest_stays_in_memory_and_then_on_disk(tmp_path: Path) -> None:
     config = config_of(tmp_path, UNTIED)
-    least = least_ram(config)
+    least = least_ram(config, "float32")
     whole = place_torch(config, "float32", device="cuda", gpu_bytes=PLENTY, ram=0)
     assert {block.where for block in whole.blocks} == {"cuda"}
     assert whole.is_resident
