@@ -6,6 +6,7 @@ read already, and its state saved; the next question then costs its own tokens a
 """
 
 import threading
+import time
 from collections.abc import Callable
 
 from qwen35.engine.engine import Engine
@@ -22,11 +23,14 @@ class IdleWork:
         self._thread: threading.Thread | None = None
         self._is_stopped = False
 
-    def begin(self, make: Callable[[], tuple[Engine, Request]]) -> None:
-        """Read the conversation of a request, as far as it is known before the next question."""
+    def begin(self, is_loading: Callable[[], bool], make: Callable[[], tuple[Engine, Request]]) -> None:
+        """Read the conversation of a request, as far as it is known before the next question.
+
+        What makes it is asked when the model is there; who stops this need not wait for it.
+        """
         self.stop()
         self._is_stopped = False
-        self._thread = threading.Thread(target=self._work, args=(make,), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(is_loading, make), daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
@@ -40,7 +44,11 @@ class IdleWork:
         self._is_stopped = True
         self.finish()
 
-    def _work(self, make: Callable[[], tuple[Engine, Request]]) -> None:
+    def _work(self, is_loading: Callable[[], bool], make: Callable[[], tuple[Engine, Request]]) -> None:
+        while is_loading():
+            if self._is_stopped:
+                return
+            time.sleep(_STEP_S)
         try:
             engine, request = make()
             engine.read_ahead(request, lambda: not self._is_stopped)

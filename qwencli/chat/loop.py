@@ -31,7 +31,7 @@ def run(session: Session, reader: Reader) -> None:
             except Leave:
                 return
         return
-    idle_at = session.conversation.tip  # where the conversation stood when idle work was begun last
+    idle_at = None  # where the conversation stood when idle work was begun last
     with Stops() as stops:
         while True:
             is_reading = True

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from qwen35.errors import CheckpointError, InputError
-from qwen35.events import Event, Note
+from qwen35.events import Event, Finished, Note
 from qwen35.messages import Message
 from qwencli import runtime
 from qwencli.chat.context import CHOICES, NO_CHOICES, check_room, is_nearly_full
@@ -26,6 +26,7 @@ from qwencli.media.source import collect
 from qwencli.render.aside import Verbosity
 from qwencli.render.record import Record
 from qwencli.settings import Settings
+from qwencli.structured.finish import Finish, complaint_of
 from qwencli.values import PageRanges, Thinking
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Session:
         self._idle = IdleWork()
         self._told: set[str] = set()  # notes on the conversation, which each prompt would bring again
         self._is_full_told = False  # that the context is nearly full
+        self.finish = Finish()  # what answers have to look like
         self._pages = pages
         self._is_private = is_private
         self._uses_cache = uses_cache
@@ -260,8 +262,10 @@ class Session:
     ) -> "tuple[Request, ModelInput, list[dict[str, Any]]]":
         """The prompt of these messages. Raises NoRoom, with the `choices` there are, and InputError."""
         processor = self.model.processor()
+        finish = Finish() if settings else self.finish
+        messages = (*messages[:-1], finish.told(messages[-1]))
         request, described = runtime.plan(
-            processor, settings or self.settings, messages, attachments, self.screen.note
+            processor, settings or self.settings, messages, attachments, self.screen.note, finish.form
         )
         prompt = processor.prepare(
             request.messages, enable_thinking=request.thinking, image_bounds=request.image_bounds
@@ -277,7 +281,7 @@ class Session:
     def begin_idle(self) -> None:
         """Prefill what was said last, while nobody asks: its state then lies ready for the next question."""
         answer = self.conversation.last_answer
-        if answer is None or not self._uses_cache or self.model.is_loading:
+        if answer is None or not self._uses_cache:
             return
         messages = self.conversation.messages(self.settings.system)
         model, settings = self.model, self.settings
@@ -286,20 +290,21 @@ class Session:
             request, _ = runtime.plan(model.processor(), settings, messages, (), lambda text: None)
             return model.engine(lambda done, total: None), request
 
-        self._idle.begin(make)
+        self._idle.begin(lambda: model.is_loading, make)
 
     def _engine(self, *, goes_on: bool) -> "Engine":
         """Waits for the model, and tells how far it is. `goes_on`: with the conversation as it stood."""
         progress = self.screen.aside.progress
         try:
+            engine = self.model.engine(
+                lambda done, total: progress.update(f"loading {self.model.name}", done, total, "bytes")
+            )
             if goes_on:
                 progress.update("reading the conversation", 0, 0, "tokens")
                 self._idle.finish()
             else:
                 self._idle.stop()
-            return self.model.engine(
-                lambda done, total: progress.update(f"loading {self.model.name}", done, total, "bytes")
-            )
+            return engine
         finally:
             progress.end()
             for note in self.model.take_notes():
@@ -321,6 +326,8 @@ class Session:
             self.screen.say(f"(thought for {record.usage.reasoning_tokens:,} tokens; /show thinking)")
         if record.finish_reason == "length":
             self._tell_cut(record)
+        elif record.is_incomplete:
+            self.screen.note(complaint_of(record) or "")
         else:
             self._tell_nearly_full()
 
@@ -335,7 +342,7 @@ class Session:
         """Show what the model writes; `keep` gets each event, too."""
         record = Record(model=self.model.name, attachments=described, load_s=self.model.load_s)
         with (
-            self.screen.answering() as (renderer, aside),
+            self.screen.answering(is_markdown=request.grammar is None) as (renderer, aside),
             closing(engine.generate(request, prompt)) as events,
         ):
             aside.progress.update(
@@ -349,6 +356,8 @@ class Session:
                 record.take(event)
                 keep(event)
                 renderer.show(event)
+                if isinstance(event, Finished) and request.grammar:
+                    self.finish.settle(record)
         self.answered.append(record)
         if self.screen.verbosity is Verbosity.VERBOSE:
             self.screen.aside.figures(record.figures())

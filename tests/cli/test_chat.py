@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from qwencli.chat.loop import run
+from qwencli.chat.session import Session
+from qwencli.conversations.store import LAST
 from tests.cli.conftest import Invoke
 from tests.cli.talking import PICTURE, messages, session_with_mini, texts
 
@@ -285,3 +288,29 @@ def test_in_idle_time_the_last_answer_is_read_again(invoke: Invoke) -> None:
         new = later.usage.prompt_tokens - later.usage.cached_tokens
         assert later.usage.cached_tokens > earlier.usage.prompt_tokens
         assert new < later.usage.prompt_tokens / 2
+
+
+class PatientPerson:
+    """Lets what is done in idle time come to its end before each line."""
+
+    is_interactive = True
+
+    def __init__(self, session: Session, *lines: str) -> None:
+        self._session, self._lines = session, iter(lines)
+
+    def read(self, draft: str) -> str | None:
+        self._session._idle.finish()
+        return next(self._lines, None)
+
+
+def test_a_resumed_chat_is_read_before_its_first_question(invoke: Invoke) -> None:
+    line = "Tell me, in as many words as you have for it, what all you can do for me today."
+    invoke("chat", "-q", "-m", "mini", "--temperature", "0", input=f"{line}\n".encode())  # has no idle time
+    with session_with_mini() as session:
+        session.resume(LAST)
+        asked = session.conversation.last_answer
+        assert asked is not None
+        assert asked.usage is not None
+        run(session, PatientPerson(session, line))
+        usage = session.answered[0].usage
+    assert usage.cached_tokens > asked.usage["prompt_tokens"] + asked.usage["completion_tokens"] - 8
