@@ -30,10 +30,11 @@ from qwen35.processing.vocabulary import FILE as VOCABULARY
 from qwen35.processing.vocabulary import compile_vocabulary
 from qwen35.weights.checksum import Checksum
 from qwen35.weights.layout import Item, Part, file_sizes, lay_out
-from qwen35.weights.manifest import MANIFEST, VERSION, FileEntry, SourceEntry
-from qwen35.weights.pack_plan import SMALL_FILES, Plan, manifest_of
+from qwen35.weights.manifest import MANIFEST, VERSION, FileEntry, Manifest, SourceEntry
+from qwen35.weights.pack_plan import entries_of
 from qwen35.weights.recipe import Recipe
 from qwen35.weights.shapes import parameter_shapes
+from qwen35.weights.sources.safetensors import SMALL_FILES
 from qwen35.weights.tiles import F32, Q4, Q8, SCALE_BYTES, TileFormat
 
 POOL_BLOCKS = 32771  # a prime: no matrix begins where another did
@@ -117,8 +118,8 @@ def write_packed(size: Size, folder: Path, recipe: Recipe) -> None:
     source = SourceEntry(
         folder.name, "bfloat16", 2 * sum(map(prod, parameter_shapes(config).values())), "synthetic"
     )
-    plan = Plan(source, recipe, items, None, ())  # type: ignore[arg-type]  # no checkpoint is read
-    (folder / MANIFEST).write_bytes(manifest_of(plan, checksums, files).to_bytes())
+    manifest = Manifest(source, recipe.quant, *entries_of(items, checksums), files)
+    (folder / MANIFEST).write_bytes(manifest.to_bytes())
 
 
 def _small_files(folder: Path) -> list[tuple[str, Path]]:

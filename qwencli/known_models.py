@@ -15,17 +15,20 @@ from qwen35.memory import total_memory
 from qwen35.weights.manifest import is_packed
 from qwen35.weights.packed import open_manifest
 from qwencli.folders import Folders
+from qwencli.settings import own_models
 
 BUILT_IN = "mini"  # packed, to answer at once
 BUILT_IN_UNPACKED = "mini-bf16"  # the same in the official layout
 
 FITS = 0.8  # of the machine's memory, for the weights of a model that nobody named
 
-Origin = Literal["built-in", "data folder", "Hugging Face cache", "folder"]
+Origin = Literal["built-in", "data folder", "Hugging Face cache", "LM Studio", "Ollama", "folder"]
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
+    """`folder` is a file where the model is one: GGUF, which has to be packed first."""
+
     name: str
     folder: Path
     origin: Origin
@@ -48,7 +51,7 @@ def known_models(folders: Folders) -> Iterator[KnownModel]:
     A place is looked into when the ones before it are used up.
     """
     seen = set()
-    for model in chain(_built_in(), _in_data_folder(folders), _in_hub_cache()):
+    for model in chain(_built_in(), _in_data_folder(folders), _in_hub_cache(), _in_other_stores()):
         if model.name not in seen:
             seen.add(model.name)
             yield model
@@ -79,16 +82,18 @@ def find_model(name: str, folders: Folders) -> KnownModel:
     for model in known_models(folders):
         if model.name == name:
             return model
+    if packed := _of_release(name, folders):
+        return packed
     try:
         path = Path(name).expanduser()
         is_folder, is_there = path.is_dir(), path.exists()
     except (OSError, RuntimeError):  # an unknown ~user, a name too long
         is_folder = is_there = False
-    if is_folder:
+    if is_folder or (is_there and _is_gguf(path)):
         return KnownModel(name, path, "folder")
     if is_there:
         raise CheckpointError(
-            f"{name}: is a file; a model is the folder that holds its config.json.", path=name
+            f"{name}: is a file; a model is the folder that holds its config.json, or a GGUF file.", path=name
         )
     if name == BUILT_IN:
         raise CheckpointError(
@@ -98,13 +103,41 @@ def find_model(name: str, folders: Folders) -> KnownModel:
         )
     raise CheckpointError(
         f"{name}: no such model. Looked for a folder of that path, in {folders.models}, "
-        f"and in {hub_cache()}. See: qwen models ls",
+        f"and in {hub_cache()}. See: qwen models ls{_how_to_fetch(name, folders)}",
         path=name,
     )
 
 
+def _is_gguf(path: Path) -> bool:
+    from qwen35.weights.sources.gguf_file import is_gguf
+
+    return is_gguf(path)
+
+
+def _how_to_fetch(name: str, folders: Folders) -> str:
+    from qwencli.hub import repo_of
+
+    repo = repo_of(name, own_models(folders.config_file))
+    return f". To fetch it: qwen models pull {name}" if repo else ""
+
+
+def _of_release(name: str, folders: Folders) -> KnownModel | None:
+    """The model that a short name or a repository's means: packed by `pull`, or else in the hub's cache."""
+    from qwencli.hub import repo_of
+
+    repo = repo_of(name, own_models(folders.config_file))
+    if repo is None:
+        return None
+    here = {model.name: model for model in known_models(folders)}
+    return next((here[own] for own in (f"{repo}-q4", f"{repo}-q8", repo) if own in here), None)
+
+
 def architecture_of(folder: Path) -> str | None:
-    """As config.json says; None where it says nothing."""
+    """As config.json says, or a GGUF file; None where it says nothing."""
+    if folder.is_file():
+        from qwen35.weights.sources.gguf_file import peek_architecture
+
+        return peek_architecture(folder)
     try:
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0])
     except (OSError, ValueError, LookupError, TypeError):
@@ -112,7 +145,9 @@ def architecture_of(folder: Path) -> str | None:
 
 
 def is_supported(model: KnownModel) -> bool:
-    return architecture_of(model.folder) in ARCHITECTURES
+    from qwencli.other_stores import GGUF_ARCHITECTURES
+
+    return architecture_of(model.folder) in (*ARCHITECTURES, *GGUF_ARCHITECTURES)
 
 
 def _packed_bytes(model: KnownModel) -> int:
@@ -134,6 +169,15 @@ def _in_data_folder(folders: Folders) -> Iterator[KnownModel]:
     for config in sorted([*folders.models.glob("*/config.json"), *folders.models.glob("*/*/config.json")]):
         name = config.parent.relative_to(folders.models).as_posix()
         yield KnownModel(name, config.parent, "data folder")
+
+
+def _in_other_stores() -> Iterator[KnownModel]:
+    from qwencli.other_stores import lm_studio_files, ollama_files
+
+    for name, path in lm_studio_files():
+        yield KnownModel(name, path, "LM Studio")
+    for name, path in ollama_files():
+        yield KnownModel(name, path, "Ollama")
 
 
 def _in_hub_cache() -> Iterator[KnownModel]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from qwen35.config import ModelConfig
-from qwen35.errors import Qwen35Error
+from qwen35.errors import CheckpointError, Qwen35Error
 from qwen35.weights.arena import OnProgress
 from qwen35.weights.checkpoint import Checkpoint
 from qwen35.weights.manifest import Manifest, is_packed
 from qwen35.weights.packed import open_manifest
+from qwen35.weights.sources.gguf_file import split_files
 from qwencli.known_models import KnownModel, architecture_of
 
 
@@ -34,6 +35,12 @@ class ModelSummary:
     @classmethod
     def read(cls, model: KnownModel) -> "ModelSummary":
         dtype = parameters = error = None
+        if model.folder.is_file():
+            dtype, size_bytes = "GGUF", sum(path.stat().st_size for path in split_files(model.folder))
+            architecture = architecture_of(model.folder)
+            return cls(
+                model.name, str(model.folder), model.origin, architecture, dtype, None, size_bytes, None
+            )
         try:
             config = ModelConfig.from_folder(model.folder)
             if is_packed(model.folder):
@@ -61,6 +68,12 @@ def files_of(folder: Path) -> list[Path]:
 
 def details(model: KnownModel) -> dict[str, Any]:
     """All of `models show`. Raises CheckpointError for a model that cannot be used."""
+    if model.folder.is_file():
+        raise CheckpointError(
+            f"{model.name}: is a GGUF file ({model.folder}), which has to be packed first: qwen models pack "
+            f"{model.name}",
+            path=str(model.folder),
+        )
     config = ModelConfig.from_folder(model.folder)
     summary = asdict(ModelSummary.read(model))
     text, vision, moe = config.text, config.vision, config.text.moe

@@ -33,6 +33,12 @@ class DoesNotFit(Qwen35Error):
     kind = "does_not_fit"
 
 
+class NetworkError(Qwen35Error):
+    """A URL that gave nothing usable, a network that is not there."""
+
+    kind = "network"
+
+
 class UnwritableError(Qwen35Error):
     """Files cannot be written there: a full disk, no permission, somebody else's files."""
 

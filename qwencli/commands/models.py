@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from qwencli import options
+from qwencli.commands.pull import pull_model
+from qwencli.commands.remove import remove_model
 
 if TYPE_CHECKING:
     from qwen35.weights.pack import Packed
     from qwencli.known_models import KnownModel
     from qwencli.model_summary import ModelSummary
 
-models = typer.Typer(help="Show, pack and check the models on this machine.", rich_markup_mode=None)
+models = typer.Typer(help="Fetch, pack, show, check and remove models.", rich_markup_mode=None)
+models.command("pull")(pull_model)
 
 ModelName = Annotated[
     str,
@@ -30,9 +33,12 @@ def list_models(
     everything: Annotated[
         bool, typer.Option("--all", help="Also models of architectures that cannot be run.")
     ] = False,
+    known: Annotated[
+        bool, typer.Option("--known", help="Instead, the published models that `pull` has short names for.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
-    """List the built-in model, those in the data folder and those in the Hugging Face cache."""
+    """List the models on this machine: built-in, in the data folder, in other programs' stores."""
     from dataclasses import asdict
 
     from qwencli.folders import Folders
@@ -41,6 +47,9 @@ def list_models(
     from qwencli.render.output import standard_output
     from qwencli.render.record import SCHEMA_VERSION
 
+    if known:
+        _list_known(json)
+        return
     found = known_models(Folders.locate(os.environ))
     summaries = [ModelSummary.read(model) for model in found if everything or is_supported(model)]
     output = standard_output()
@@ -49,6 +58,33 @@ def list_models(
         output.print_json({"schema_version": SCHEMA_VERSION, "models": rows, "error": None})
     else:
         output.write_text(_table(summaries))
+
+
+def _list_known(json: bool) -> None:
+    from qwencli.folders import Folders
+    from qwencli.published import published
+    from qwencli.render.columns import count, size, table
+    from qwencli.render.output import standard_output
+    from qwencli.render.record import SCHEMA_VERSION
+    from qwencli.settings import own_models
+
+    rows = published(own_models(Folders.locate(os.environ).config_file))
+    output = standard_output()
+    if json:
+        output.print_json({"schema_version": SCHEMA_VERSION, "known": rows, "error": None})
+        return
+    lines = [
+        (
+            row["name"],
+            count(row["parameters"]) if row["parameters"] else "?",
+            size(row["fetch_bytes"]) if row["fetch_bytes"] else "?",
+            size(row["packed_bytes"]) if row["packed_bytes"] else "?",
+            row["license"] or "?",
+            row["repo"],
+        )
+        for row in rows
+    ]
+    output.write_text(table(("NAME", "PARAMETERS", "TO FETCH", "PACKED", "LICENCE", "REPOSITORY"), lines))
 
 
 def _table(summaries: "list[ModelSummary]") -> str:
@@ -136,14 +172,25 @@ def pack_model(
         ),
     ] = None,
     quant: Annotated[
-        Literal["q4", "q8"], typer.Option("--quant", metavar="q4|q8", help="Bits of most of the weights.")
-    ] = "q4",
+        Literal["q4", "q8"] | None,
+        typer.Option(
+            "--quant",
+            metavar="q4|q8",
+            help="Bits of most of the weights. Default: q4; q8 for GGUF files of more than 5 bits.",
+            show_default=False,
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Pack a model into 4 or 8 bits, for speed on the CPU. An interrupted run goes on where it stopped."""
+    """Pack a model into 4 or 8 bits, for speed on the CPU. An interrupted run goes on where it stopped.
+
+    From safetensors (bf16, FP8, GPTQ, AWQ, compressed-tensors, MLX), or a GGUF file, its mmproj beside it.
+    """
     from qwen35.backends.native.quantiser import best_quantiser
     from qwen35.events import Note
     from qwen35.weights.pack import Stage, pack
+    from qwen35.weights.pack_plan import default_quant
+    from qwen35.weights.sources.open import open_source
     from qwencli.folders import Folders
     from qwencli.known_models import find_model
     from qwencli.render.aside import Aside, Verbosity
@@ -152,6 +199,8 @@ def pack_model(
 
     folders = Folders.locate(os.environ)
     model = find_model(name, folders)
+    source = open_source(model.folder)
+    quant = quant or default_quant(source)
     target = output or folders.models / _packed_name(model, quant)
     quantiser, reason = best_quantiser(folders.cache)
     stdout = standard_output()
@@ -163,8 +212,10 @@ def pack_model(
 
         if reason:
             aside.show(Note(f"no native kernels ({reason}): packing takes several times as long"))
+        for note in source.notes:
+            aside.show(Note(note))
         try:
-            packed = pack(model.folder, target, quant, quantiser=quantiser, on_progress=show)
+            packed = pack(source, target, quant, quantiser=quantiser, on_progress=show)
         except KeyboardInterrupt:
             aside.progress.end()
             aside.show(Note("stopped; the same command goes on from here"))
@@ -181,11 +232,19 @@ def pack_model(
 
 
 def _packed_name(model: "KnownModel", quant: str) -> str:
-    own = model.folder.resolve().name if model.origin == "folder" else model.name
+    import re
+
+    own = model.name
+    if model.origin == "folder":
+        own = model.folder.resolve().stem if model.folder.is_file() else model.folder.resolve().name
+    own = re.sub(r"-\d{5}-of-\d{5}$", "", own)  # the first of several files
     return f"{own}-{quant}"
 
 
 def _packed_values(model: "KnownModel", packed: "Packed") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from qwen35.weights.imports import imported
     from qwencli.folders import Folders
 
     manifest, folder = packed.manifest, packed.folder
@@ -199,6 +258,7 @@ def _packed_values(model: "KnownModel", packed: "Packed") -> dict[str, Any]:
         "bits_per_weight": round(manifest.bits_per_weight, 3),
         "size_bytes": manifest.data_bytes,
         "source_bytes": manifest.source.size_bytes,
+        "imports": [asdict(each) for each in imported(manifest)],
         "was_there": packed.was_there,
     }
 
@@ -213,9 +273,21 @@ def _packed_text(values: dict[str, Any]) -> str:
         f"{verb}: {values['source']} as {values['quant']}, {count(values['parameters'])} parameters of "
         f"{values['bits_per_weight']:.2f} bits, {size(values['size_bytes'])} "
         f"(from {size(values['source_bytes'])})\n"
+        f"{''.join(_import_line(each) for each in values['imports'])}"
         f"{values['folder']}\n"
         f'Ask it: qwen ask -m {shlex.quote(values["name"])} "Your question"\n'
     )
+
+
+def _import_line(imported: dict[str, Any]) -> str:
+    from qwencli.render.columns import count
+
+    start = f"{imported['encoding']} to {imported['format']}: {count(imported['parameters'])} parameters"
+    error = imported["relative_error"]
+    return f"{start}, {f'rounded again, relative error {error:.2%}' if error else 'as they were'}\n"
+
+
+models.command("rm")(remove_model)
 
 
 @models.command("verify")

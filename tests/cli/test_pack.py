@@ -13,6 +13,8 @@ from qwen35.weights.manifest import MANIFEST, read_manifest
 from qwen35.weights.work_folder import WorkFolder
 from tests.cli.conftest import Invoke, Result
 from tests.model.weights.packing import contents
+from tests.model.weights.sources.gguf_writing import matrices_in, write_gguf, write_mmproj
+from tests.model.weights.sources.mini import mini_arrays
 
 
 @pytest.fixture
@@ -111,6 +113,7 @@ def test_pack_tells_a_program_all_of_it(invoke: Invoke, model_folder: Path) -> N
         "bits_per_weight": round(manifest.bits_per_weight, 3),
         "size_bytes": sum(path.stat().st_size for path in folder.glob("*.bin")),
         "source_bytes": manifest.source.size_bytes,
+        "imports": [],
         "was_there": False,
         "error": None,
     }
@@ -280,3 +283,38 @@ def test_a_stopped_pack_says_how_to_go_on(
         result = invoke("models", "pack", model_folder)
     assert result.err == "note: stopped; the same command goes on from here\n"
     assert invoke("models", "pack", model_folder).code == 0
+
+
+def test_a_gguf_file_is_packed_and_answers(invoke: Invoke, models: Path) -> None:
+    """With its mmproj file beside it; what became of its types is told, and what is lacking without."""
+    write_gguf(Path("mini-Q8_0.gguf"), mini_arrays(), matrices_in("Q8_0"))
+    result = invoke("models", "pack", "mini-Q8_0.gguf", "-o", "text")
+    assert result.err == "note: mini-Q8_0.gguf: no mmproj file beside it; packed for text alone\n"
+    write_mmproj(Path("mmproj-F16.gguf"), mini_arrays())
+
+    result = invoke("models", "pack", "mini-Q8_0.gguf")
+
+    assert (result.code, result.err) == (0, "")
+    first, imported, folder, _ = result.out.splitlines()
+    assert first.startswith("Packed: mini-Q8_0.gguf as q8, 2.8M parameters of ")
+    assert re.fullmatch(r"Q8_0 to q8: [\d.]+M parameters, as they were", imported)
+    assert folder == str(models / "mini-Q8_0-q8")
+    question = (Path(__file__).parents[2] / "examples" / "shapes.png", "describe", "-q")
+    answer = invoke("ask", "-m", "mini-Q8_0-q8", "--temperature", "0", *question)
+    assert (answer.code, answer.out) == (0, invoke("ask", "-m", "mini", *question).out)
+    asked = invoke("ask", "-m", "mini-Q8_0.gguf", "hello")
+    assert (asked.code, asked.out) == (4, "")
+    assert "has to be packed first: qwen models pack mini-Q8_0.gguf" in asked.err
+
+
+def test_a_file_of_another_family_says_which(invoke: Invoke) -> None:
+    path, _ = write_gguf(Path("mini.gguf"), mini_arrays(), lambda *_: "F32")
+    path.write_bytes(path.read_bytes().replace(b"qwen35moe", b"qwen3next", 1))
+
+    result = invoke("models", "pack", "mini.gguf")
+
+    assert (result.code, result.out) == (4, "")
+    assert (
+        result.err
+        == "error: mini.gguf: its architecture is 'qwen3next'; supported: qwen35, qwen35moe (Qwen3.5).\n"
+    )

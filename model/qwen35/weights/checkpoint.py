@@ -19,22 +19,17 @@ INDEX = "model.safetensors.index.json"
 class Checkpoint:
     """All tensors of a model folder by their names in the files. Data is read on demand."""
 
-    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo]) -> None:
-        self.folder = folder
+    def __init__(self, path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+        self.path = path
         self.tensors = tensors
 
     @classmethod
     def open(cls, folder: Path) -> "Checkpoint":
-        """Read the headers of every weight file. Raises CheckpointError for a folder that is not whole."""
-        if not folder.is_dir():
-            raise CheckpointError(_why_no_folder(folder), path=str(folder))
-        index = folder / INDEX
-        if (folder / SINGLE_FILE).exists():
-            tensors = read_header(folder / SINGLE_FILE)
-        elif index.exists():
-            tensors = _read_shards(index)
-        else:
-            raise CheckpointError(_why_no_weights(folder), path=str(folder))
+        """Read the headers of every weight file.
+
+        Raises CheckpointError for a folder that is not whole, and for weights that only packing can read.
+        """
+        tensors = read_tensors(folder)
         refuse_unsupported(tensors)
         return cls(folder, tensors)
 
@@ -58,6 +53,18 @@ class Checkpoint:
         begin = info.begin + first * out.element_size()
         read_into(info.path, begin, memoryview(out.view(-1).view(torch.uint8).numpy().data))
         return out
+
+
+def read_tensors(folder: Path) -> dict[str, TensorInfo]:
+    """What the headers of all weight files hold, of whatever type. Raises CheckpointError."""
+    if not folder.is_dir():
+        raise CheckpointError(_why_no_folder(folder), path=str(folder))
+    index = folder / INDEX
+    if (folder / SINGLE_FILE).exists():
+        return read_header(folder / SINGLE_FILE)
+    if index.exists():
+        return _read_shards(index)
+    raise CheckpointError(_why_no_weights(folder), path=str(folder))
 
 
 def _read_shards(index: Path) -> dict[str, TensorInfo]:
@@ -102,15 +109,19 @@ def _why_no_folder(path: Path) -> str:
     if not path.exists():
         return f"{path}: no such folder. A model is a folder with config.json and *.safetensors."
     if path.suffix == ".gguf":
-        return f"{path}: GGUF files are not supported. Use the model's safetensors folder."
+        return f"{path}: a GGUF file has to be packed first: qwen models pack {path}"
     return f"{path}: a file where a model folder is meant. Give the folder that holds config.json."
 
 
 def _why_no_weights(folder: Path) -> str:
     start = f"{folder}: neither {SINGLE_FILE} nor {INDEX} is there"
-    for pattern, kind in (("*.gguf", "GGUF"), ("pytorch_model*.bin", "Pickled"), ("*.pth", "Pickled")):
+    if found := sorted(folder.glob("*.gguf")):
+        return (
+            f"{start}, only {found[0].name}. GGUF files have to be packed first: qwen models pack {found[0]}"
+        )
+    for pattern in ("pytorch_model*.bin", "*.pth"):
         if found := sorted(folder.glob(pattern)):
             return (
-                f"{start}, only {found[0].name}. {kind} files are not supported: use the safetensors files."
+                f"{start}, only {found[0].name}. Pickled files are not supported: use the safetensors files."
             )
     return f"{start}. Download the model's weights into the folder."

@@ -13,6 +13,8 @@ It does not find zeros added at the end (sizes are checked at every open), nor t
 in their uppermost v + 2 bits alone, nor what somebody changed on purpose: that is for a file's SHA-256.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,6 +58,12 @@ def checksum(data: bytes | memoryview) -> str:
     own = Checksum()
     own.update(data)
     return own.hexdigest()
+
+
+def combined(parts: Iterable[tuple[int, str]]) -> str:
+    """Of data that are zeros but for parts, whose offsets (multiples of 8) and checksums these are."""
+    total = sum(int(checksum, 16) * pow(BASE, offset // 8, 2**64) for offset, checksum in parts)
+    return f"{total % 2**64:016x}"
 
 
 def _powers(base: int, count: int) -> NDArray[np.uint64]:

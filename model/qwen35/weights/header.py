@@ -47,6 +47,13 @@ class TensorInfo:
     def size_bytes(self) -> int:
         return self.end - self.begin
 
+    def slices(self) -> list["TensorInfo"]:
+        """A stack, one by one: each index of the first axis as a tensor of its own."""
+        count, *shape = self.shape
+        size = self.size_bytes // count
+        begins = range(self.begin, self.end, size)
+        return [TensorInfo(self.dtype, tuple(shape), self.path, begin, begin + size) for begin in begins]
+
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of one file, checked against its size. Raises CheckpointError."""

@@ -8,7 +8,7 @@ every version to come.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -80,6 +80,18 @@ class SourceEntry:
     identity: str
 
 
+@dataclass(frozen=True, slots=True)
+class ImportEntry:
+    """Of a tensor or a layer's experts that the source had quantised already: as what, and what was lost.
+
+    `relative_error` is 0 where the numbers passed as they were; else measured on a sample of the rows,
+    against what the source's numbers stand for.
+    """
+
+    encoding: str
+    relative_error: float
+
+
 @dataclass(frozen=True)
 class Manifest:
     source: SourceEntry
@@ -87,6 +99,7 @@ class Manifest:
     tensors: Mapping[str, TensorEntry]
     experts: Mapping[str, ExpertsEntry]  # by layer: "language_model.layers.0"
     files: Mapping[str, FileEntry]
+    imports: Mapping[str, ImportEntry] = field(default_factory=dict)  # by tensor, experts by layer
 
     @cached_property
     def num_parameters(self) -> int:
@@ -180,7 +193,8 @@ def _from_dict(values: dict[str, Any]) -> Manifest:
         }
         experts[layer] = ExpertsEntry(**entry | {"parts": parts, "checksums": tuple(entry["checksums"])})
     files = {name: FileEntry(**entry) for name, entry in values["files"].items()}
-    return Manifest(SourceEntry(**values["source"]), values["quant"], tensors, experts, files)
+    imports = {name: ImportEntry(**entry) for name, entry in values.get("imports", {}).items()}
+    return Manifest(SourceEntry(**values["source"]), values["quant"], tensors, experts, files, imports)
 
 
 def _check(path: Path, manifest: Manifest) -> None:

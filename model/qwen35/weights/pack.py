@@ -1,12 +1,12 @@
-"""A checkpoint folder to a packed one: item by item, in bounded memory, resumable, whole or not there.
+"""A source to a packed folder: item by item, in bounded memory, resumable, whole or not there.
 
-The road: headers and shapes to a layout (`lay_out`), items to files in a work folder (`WorkFolder`),
-then config and tokenizer, the manifest, and one rename.
+The road: headers to a `Source`, its shapes to a layout (`lay_out`), items to files in a work folder
+(`WorkFolder`), then config and tokenizer, the manifest, and one rename.
 """
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,12 +18,15 @@ from qwen35.processing.vocabulary import FILE as VOCABULARY
 from qwen35.processing.vocabulary import compile_vocabulary
 from qwen35.weights.checksum import Checksum
 from qwen35.weights.layout import file_sizes
+from qwen35.weights.loss import NO_LOSS, Loss
 from qwen35.weights.manifest import MANIFEST, FileEntry, Manifest, is_packed
-from qwen35.weights.pack_plan import Plan, manifest_of, plan_pack
+from qwen35.weights.pack_plan import Plan, default_quant, manifest_of, plan_pack
 from qwen35.weights.packed import open_manifest
 from qwen35.weights.quantize import quantise
 from qwen35.weights.recipe import Quant
 from qwen35.weights.slabs import Quantiser, Slabs
+from qwen35.weights.source import Source
+from qwen35.weights.sources.open import open_source
 from qwen35.weights.work_folder import (
     DataFile,
     Journal,
@@ -51,25 +54,26 @@ class Packed:
 
 
 def pack(
-    source: Path,
+    source: Path | Source,
     target: Path,
-    quant: Quant = "q4",
+    quant: Quant | None = None,
     *,
     quantiser: Quantiser = quantise,
     num_threads: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Packed:
-    """Pack the checkpoint in `source` into `target`, which is absent, empty, or this very pack, unfinished.
+    """Pack `source`, opened or not, into `target`, which is absent, empty, or this very pack, unfinished.
 
-    An interrupted pack goes on at the item where it stopped; one that is there already is left alone.
-    `quantiser` is `quantise` or one that gives the same bits sooner. Memory: a few slabs of some MiB for each
-    thread. Raises CheckpointError for the source, UnwritableError for the target.
+    `quant` None: `default_quant`. An interrupted pack goes on at the item where it stopped; one that is there
+    already is left alone. `quantiser` is `quantise` or one that gives the same bits sooner. Memory: a few
+    slabs of some MiB for each thread. Raises CheckpointError for the source, UnwritableError for the target.
     """
-    plan = plan_pack(source, quant)
+    opened = source if isinstance(source, Source) else open_source(source)
+    plan = plan_pack(opened, quant or default_quant(opened))
     target = target.expanduser().resolve()
     work = WorkFolder.beside(target)
     with locked(work, target):
-        if there := _finished(target, plan):
+        if there := finished(target, plan):
             work.remove()
             return Packed(target, there, len(plan.items), was_there=True)
         with writing(work.root):
@@ -81,25 +85,46 @@ def pack(
                 path=str(work.root),
             )
         with ThreadPoolExecutor(1) as beside:  # a second of work that needs no weights
-            small_files = beside.submit(_small_files, plan)
+            small = beside.submit(small_files, opened)
             num_resumed, entries = _write_data(plan, work, journal, quantiser, num_threads, on_progress)
-        if plan_pack(source, quant).source.identity != plan.source.identity:
+        if opened.version() != plan.version:
             raise CheckpointError(
-                f"{source}: its weight files changed while they were packed. Delete {work.root}, then pack "
-                "again.",
-                path=str(source),
+                f"{opened.path}: its weight files changed while they were packed. Delete {work.root}, then "
+                "pack again.",
+                path=str(opened.path),
             )
-        manifest = _write_rest(plan, work, journal, entries, small_files.result())
-        with writing(target):
-            if target.exists():  # empty: POSIX would replace it, Windows would not
-                target.rmdir()
-            work.files.rename(target)
-            sync_folder(target.parent)
-        work.remove()
+        manifest = publish(plan, work, target, journal.checksums, journal.losses, entries, small.result())
     return Packed(target, manifest, num_resumed, was_there=False)
 
 
-def _finished(target: Path, plan: Plan) -> Manifest | None:
+def publish(
+    plan: Plan,
+    work: WorkFolder,
+    target: Path,
+    checksums: Sequence[str],
+    losses: Sequence[Loss],
+    entries: dict[str, FileEntry],
+    small: dict[str, bytes],
+) -> Manifest:
+    """All weights are there: add the small files, the manifest last, and let the target appear."""
+    for name, data in small.items():
+        entries[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+        with writing(work.root):
+            write_synced(work.files / name, data)
+    manifest = manifest_of(plan, checksums, losses, entries)
+    with writing(work.root):
+        write_synced(work.files / MANIFEST, manifest.to_bytes())
+        sync_folder(work.files)
+    with writing(target):
+        if target.exists():  # empty: POSIX would replace it, Windows would not
+            target.rmdir()
+        work.files.rename(target)
+        sync_folder(target.parent)
+    work.remove()
+    return manifest
+
+
+def finished(target: Path, plan: Plan) -> Manifest | None:
     """The manifest where `target` is this very pack, finished; None where it is absent or empty.
 
     Raises UnwritableError where anything else is there.
@@ -152,27 +177,12 @@ def _write_data(
             file.close()
 
 
-def _small_files(plan: Plan) -> dict[str, bytes]:
+def small_files(source: Source) -> dict[str, bytes]:
     """By name, the vocabulary in a form that is read at once among them."""
-    files = {path.name: _read_small(path) for path in plan.small_files}
+    files = source.small_files()
     if vocabulary := compile_vocabulary(files.get("tokenizer.json", b"")):
         files[VOCABULARY] = vocabulary
     return files
-
-
-def _write_rest(
-    plan: Plan, work: WorkFolder, journal: Journal, entries: dict[str, FileEntry], small: dict[str, bytes]
-) -> Manifest:
-    """The small files, and the manifest last."""
-    for name, data in small.items():
-        entries[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
-        with writing(work.root):
-            write_synced(work.files / name, data)
-    manifest = manifest_of(plan, journal.checksums, entries)
-    with writing(work.root):
-        write_synced(work.files / MANIFEST, manifest.to_bytes())
-        sync_folder(work.files)
-    return manifest
 
 
 def _check_earlier(
@@ -191,7 +201,12 @@ def _check_earlier(
 
 
 def _check_room(plan: Plan, work: WorkFolder, files: dict[str, DataFile]) -> None:
-    needed = plan.size_bytes - sum(file.end for file in files.values()) + _SPARE_BYTES
+    check_room(plan, work, sum(file.end for file in files.values()))
+
+
+def check_room(plan: Plan, work: WorkFolder, num_written: int) -> None:
+    """That what is not written yet has room. Raises UnwritableError."""
+    needed = plan.size_bytes - num_written + _SPARE_BYTES
     free = shutil.disk_usage(work.root).free
     if free < needed:
         raise UnwritableError(
@@ -215,7 +230,7 @@ def _write_items(
     done = 0
     with closing(slabs.of(rest)) as packed:
         for item in rest:
-            file, checksum = files[item.file], Checksum()
+            file, checksum, loss = files[item.file], Checksum(), NO_LOSS
 
             def write(data: bytes | memoryview, file: DataFile = file, checksum: Checksum = checksum) -> None:
                 with writing(work.root):
@@ -230,17 +245,11 @@ def _write_items(
                 while row < part.n:
                     slab = next(packed)
                     write(slab.data)
+                    loss += slab.loss
                     done += plan.reader.source_bytes(part.place, (slab.end - row) * part.k)
                     row = slab.end
                     if on_progress:
                         on_progress("packing", done, total)
             write(bytes(item.offset + item.size_bytes - file.end))
             with writing(work.root):
-                journal.add(checksum.hexdigest())
-
-
-def _read_small(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).", path=str(path)) from None
+                journal.add(checksum.hexdigest(), loss)

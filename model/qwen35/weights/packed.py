@@ -3,7 +3,7 @@
 Mutable: `PackedModel` owns the weights' memory from `open` to `close`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -111,6 +111,7 @@ class PackedModel:
         parts |= {
             layer: files[entry.file] for layer, entry in manifest.experts.items() if entry.file in files
         }
+        parts |= _draft_experts(folder, manifest, set(parts))
         return cls(folder, manifest, config, placement, parts, reader)
 
     @classmethod
@@ -142,6 +143,7 @@ class PackedModel:
         reader = Reader(extents, on_progress)
         for number, (each, array) in enumerate(zip(stretches, reader.arrays, strict=True)):
             parts |= dict.fromkeys(each.names, Part(each.begin, array, number))
+        parts |= _draft_experts(folder, manifest, set(parts))
         return cls(folder, manifest, config, placement, parts, reader, streamed)
 
     def wait_for(self, prefix: str) -> None:
@@ -263,6 +265,16 @@ class PackedModel:
     def _address(self, name: str, offset: int) -> int:
         part = self._part(name)
         return int(part.data.ctypes.data) + offset - part.begin
+
+
+def _draft_experts(folder: Path, manifest: Manifest, known: Set[str]) -> dict[str, Part]:
+    """Experts of the MTP module that are nowhere else, in the system's cache: no store brings them."""
+    found = {}
+    for name, entry in manifest.experts.items():
+        if name.startswith("mtp.") and name not in known:
+            extent = Extent(folder / entry.file, manifest.files[entry.file].size_bytes)
+            found[name] = Part(0, map_files([extent])[0])
+    return found
 
 
 def open_manifest(folder: Path) -> Manifest:

@@ -1,6 +1,7 @@
 """Which parameter is packed in which format."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -34,10 +35,15 @@ RULES = (
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
+    """`kept`: formats of parameters that the rules do not decide, as their source has them in few bits."""
+
     quant: Quant
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     def format_of(self, name: str, shape: tuple[int, ...]) -> str:
         if len(shape) < 2:  # norms, biases, A_log, dt_bias
             return F32
+        if name in self.kept:
+            return self.kept[name]
         chosen = next(format_name for pattern, format_name in RULES if fnmatchcase(name, pattern))
         return self.quant if chosen == BULK else chosen

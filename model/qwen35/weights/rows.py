@@ -1,42 +1,68 @@
-"""Rows of a checkpoint's tensors as numpy arrays, read without torch and without the whole."""
+"""Rows of a source's tensors as numpy arrays, read without torch and without the whole."""
 
+from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
-import numpy as np
-
-from qwen35.weights.checkpoint import Checkpoint
-from qwen35.weights.header import ITEM_BYTES, TensorInfo
+from qwen35.weights.header import ITEM_BYTES
 from qwen35.weights.names import Place
-from qwen35.weights.numbers import Numbers
-from qwen35.weights.reading import read_into
+from qwen35.weights.source import PlainTensor, ReadInto, Rows, Source, SourceTensor, size_bytes
 
-_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes [begin, end) of a source's file."""
+
+    path: Path
+    begin: int
+    end: int
 
 
 class RowReader:
     """Reads any place of the model, whether its experts lie fused or one by one in the files."""
 
-    def __init__(self, checkpoint: Checkpoint, places: dict[str, Place]) -> None:
-        self._tensors = {place: checkpoint.tensors[name] for name, place in places.items()}
+    def __init__(self, source: Source, places: dict[str, Place]) -> None:
+        self._tensors = {place: source.tensors[name] for name, place in places.items()}
+        self._read_into = source.read_into
 
-    def source(self, place: Place) -> TensorInfo:
-        """The tensor that holds `place`, by itself or in a fused stack."""
+    def by(self, read_into: ReadInto) -> "RowReader":
+        """The same with another way to get at the files' bytes."""
+        other = RowReader.__new__(RowReader)
+        other._tensors, other._read_into = self._tensors, read_into
+        return other
+
+    def tensor(self, place: Place) -> SourceTensor:
+        """The one that holds `place`, by itself or in a fused stack."""
         return self._tensors.get(place) or self._tensors[Place(place.parameter)]
 
     def source_bytes(self, place: Place, num_weights: int) -> int:
-        """What so many weights of `place` take in the file."""
-        return num_weights * ITEM_BYTES[self.source(place).dtype]
+        """What so many weights of `place` take in the files."""
+        tensor = self.tensor(place)
+        return size_bytes(tensor) * num_weights // prod(tensor.shape)
 
-    def read(self, place: Place, n: int, k: int, begin: int, end: int) -> Numbers:
-        """Rows [begin, end) of the (n, k) matrix at `place`, as the file has them. Raises CheckpointError."""
-        info = self.source(place)
-        first = begin
-        if place not in self._tensors:  # one of many in a stack (E, rows, K)
-            index = place.index(info.shape)
-            inner = index[1].start or 0 if len(index) > 1 and isinstance(index[1], slice) else 0
-            assert isinstance(index[0], int)
-            first += index[0] * info.shape[1] + inner
-        assert (first - begin + n) * k <= prod(info.shape)
-        rows: Numbers = np.empty((end - begin, k), _DTYPES[info.dtype])
-        read_into(info.path, info.begin + first * k * rows.itemsize, rows.reshape(-1).view(np.uint8).data)
-        return rows
+    def read(self, place: Place, n: int, k: int, begin: int, end: int) -> Rows:
+        """Rows [begin, end) of the (n, k) matrix at `place`, as the files have them.
+
+        Raises CheckpointError.
+        """
+        tensor, first = self.tensor(place), self._first_row(place)
+        assert (first + n) * k <= prod(tensor.shape)
+        return tensor.read(self._read_into, k, first + begin, first + end)
+
+    def spans(self, place: Place, k: int, begin: int, end: int) -> tuple[Span, ...]:
+        """What `read` of the same rows may read: their own bytes where they are told apart from others."""
+        tensor, first = self.tensor(place), self._first_row(place)
+        if isinstance(tensor, PlainTensor):
+            info, row = tensor.info, k * ITEM_BYTES[tensor.info.dtype]
+            return (Span(info.path, info.begin + (first + begin) * row, info.begin + (first + end) * row),)
+        return tuple(Span(piece.path, piece.begin, piece.end) for piece in tensor.pieces)
+
+    def _first_row(self, place: Place) -> int:
+        """Of a place in its tensor."""
+        if place in self._tensors:
+            return 0
+        shape = self.tensor(place).shape  # of a stack (E, rows, K)
+        index = place.index(shape)
+        inner = index[1].start or 0 if len(index) > 1 and isinstance(index[1], slice) else 0
+        assert isinstance(index[0], int)
+        return index[0] * shape[1] + inner

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -24,13 +24,14 @@ from typing import BinaryIO, NoReturn
 
 from qwen35.errors import UnwritableError
 from qwen35.weights.checksum import Checksum
+from qwen35.weights.loss import NO_LOSS, Loss
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
-_LINE = re.compile(rb'\{"checksum": "([0-9a-f]{16})"\}')
+_LINE = re.compile(rb'\{"checksum": "([0-9a-f]{16})"(?:, "loss": \[([^,\]]+), ([^\]]+)\])?\}')
 _WRITE_BEHIND = 16 << 20
 _KEPT = 1 << 30  # bytes of a file that stay in the system's cache, for the first load
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -66,13 +67,15 @@ class WorkFolder:
 
 
 @contextmanager
-def locked(work: WorkFolder, target: Path) -> Iterator[None]:
+def locked(work: WorkFolder, target: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the work folder, making it if need be. A lock that a dead process left is none.
 
-    Raises UnwritableError where another process holds it.
+    Where another process holds it, `on_wait` is called (and takes its time) until that has ended; without
+    one, UnwritableError is raised.
     """
     with writing(work.root):
-        file = _hold(work)
+        while (file := _hold(work)) is None and on_wait:
+            on_wait()
     if file is None:
         raise UnwritableError(
             f"{target}: is being packed by another process. Wait for it, or choose another folder.",
@@ -119,9 +122,10 @@ def _try_lock(file: BinaryIO) -> bool:
 class Journal:
     """The items written so far, in their order. Mutable; one owner, which holds the lock."""
 
-    def __init__(self, path: Path, checksums: list[str]) -> None:
+    def __init__(self, path: Path, checksums: list[str], losses: list[Loss]) -> None:
         self._path = path
         self.checksums = checksums
+        self.losses = losses
 
     @classmethod
     def open(cls, path: Path, identity: str) -> "Journal | None":
@@ -136,23 +140,26 @@ class Journal:
         elif lines[0] != first:
             return None
         matches = [_LINE.fullmatch(line) for line in lines[1:]]
-        whole = [match[1].decode() for match in takewhile(bool, matches) if match]
-        journal = cls(path, whole)
+        whole = [match for match in takewhile(bool, matches) if match]
+        losses = [Loss(float(match[2]), float(match[3])) if match[2] else NO_LOSS for match in whole]
+        journal = cls(path, [match[1].decode() for match in whole], losses)
         journal.cut(len(whole))
         return journal
 
     def cut(self, num_items: int) -> None:
         """Forget what comes after the first `num_items`."""
-        del self.checksums[num_items:]
+        del self.checksums[num_items:], self.losses[num_items:]
         with self._path.open("r+b") as file:
             for _ in range(num_items + 1):
                 file.readline()
             file.truncate(file.tell())
 
-    def add(self, checksum: str) -> None:
+    def add(self, checksum: str, loss: Loss = NO_LOSS) -> None:
         self.checksums.append(checksum)
+        self.losses.append(loss)
+        more = "" if loss == NO_LOSS else f', "loss": [{loss.squared_error!r}, {loss.squares!r}]'
         with self._path.open("ab") as file:
-            file.write(b'{"checksum": "%s"}\n' % checksum.encode())
+            file.write(f'{{"checksum": "{checksum}"{more}}}\n'.encode())
 
 
 class DataFile:

@@ -146,7 +146,7 @@ def test_a_broken_index_is_named(tmp_path: Path, content: str, reason: str) -> N
     ("other", "reason"),
     [
         (None, "Download the model's weights"),
-        ("model-Q4_K_M.gguf", "only model-Q4_K_M.gguf. GGUF files are not supported"),
+        ("model-Q4_K_M.gguf", "only model-Q4_K_M.gguf. GGUF files have to be packed first: qwen models pack"),
         ("pytorch_model.bin", "only pytorch_model.bin. Pickled files are not supported"),
     ],
 )
@@ -166,7 +166,7 @@ def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
 
     for path, reason in (
         (tmp_path / "nothing", "no such folder"),
-        (gguf, "GGUF files are not supported"),
+        (gguf, "a GGUF file has to be packed first: qwen models pack"),
         (other, "a file where a model folder is meant"),
     ):
         with pytest.raises(CheckpointError, match=reason):

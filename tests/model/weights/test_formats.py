@@ -22,12 +22,17 @@ LAYER = "model.language_model.layers.0."
         ("linear_attn.conv1d.weight", torch.ones(10, 4, 1), "MLX"),
     ],
 )
-def test_formats_that_are_not_supported_are_named(
+def test_formats_that_cannot_be_run_are_named(
     tmp_path: Path, name: str, tensor: torch.Tensor, format_name: str
 ) -> None:
     save_file({f"{LAYER}norm.weight": torch.ones(2), LAYER + name: tensor}, tmp_path / SINGLE_FILE)
 
-    expected = f"'{LAYER}{name}' shows {format_name} weights, which are not supported. Use the .*unquantised"
+    advice = (
+        "Use the model's unquantised"
+        if format_name == "bitsandbytes"
+        else "Pack them first: qwen models pack"
+    )
+    expected = f"'{LAYER}{name}' shows {format_name} weights, which cannot be run as they are. {advice}"
     with pytest.raises(CheckpointError, match=expected):
         Checkpoint.open(tmp_path)
 
