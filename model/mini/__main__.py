@@ -29,12 +29,14 @@ def main() -> None:
         "--language-from", type=Path, help="a checkpoint to take the language from, instead of a stage"
     )
     parser.add_argument("--start-from", type=Path, help="a checkpoint that the stage `together` goes on from")
+    parser.add_argument("--new-to-clips", action="store_true", help="that checkpoint has seen no clips")
     parser.add_argument("--processes", type=int, default=None, help="that share a stage's batches (CPU)")
     parser.add_argument("--workers", type=int, default=None, help="processes that draw pictures ahead")
     parser.add_argument("--tokens-per-step", type=int, default=None, help="picture tokens in a batch")
     parser.add_argument(
         "--no-reading", action="store_true", help="shapes alone: all that two cores can learn"
     )
+    parser.add_argument("--clips", type=float, default=0.3, help="the share of batches in `together`")
     parser.add_argument("--samples", type=int, default=200, help="held-out samples of each task")
     parser.add_argument("--no-training", action="store_true", help="evaluate and write the state as it is")
     args = parser.parse_args()
@@ -85,8 +87,9 @@ def train(args: argparse.Namespace, stage: Stage, minutes: float) -> None:
 
     def work(team: Team) -> None:
         device = torch.device(args.device)
-        run = Run(args.folder, stage, minutes, device, team, args.language_from, args.start_from)
-        run.train(Curriculum(stage, tokens, reads=not args.no_reading), workers)
+        begin = args.language_from, args.start_from, args.new_to_clips
+        run = Run(args.folder, stage, minutes, device, team, *begin)
+        run.train(Curriculum(stage, tokens, not args.no_reading, args.clips), workers)
 
     work_together(processes, work)
 

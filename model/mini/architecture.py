@@ -1,14 +1,25 @@
 """mini's shape: the family's architecture in small, as the files of an official checkpoint say it."""
 
+from functools import lru_cache
 from typing import Any
 
 from qwen35.config import ModelConfig
+from qwen35.processing.video import VideoProcessor
 
 PATCH_SIZE = 8  # 16 reads small print badly
 MERGE_SIZE = 2
 TOKEN_PIXELS = PATCH_SIZE * MERGE_SIZE  # a picture token's side
 MIN_PIXELS = 96 * 96
 MAX_PIXELS = 160 * 160  # 100 tokens: more would leave two cores too few pictures to learn from
+MAX_PAIR_TOKENS = 36  # 96 x 96 pixels
+MAX_FRAMES = 12  # what it has learnt; longer clips are shown at fewer frames a second
+TOKENS_NAMED_IN_CONFIG = (
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|endoftext|>",
+)
 
 
 def config_json(token_ids: dict[str, int], vocab_size: int) -> dict[str, Any]:
@@ -92,6 +103,29 @@ def preprocessor_json() -> dict[str, Any]:
         "rescale_factor": 1 / 255,
         "resample": 3,
     }
+
+
+def video_preprocessor_json() -> dict[str, Any]:
+    """The official sampling, two frames a second, but for fewer and smaller frames."""
+    shared = {k: v for k, v in preprocessor_json().items() if k not in ("image_processor_type", "size")}
+    return {
+        "video_processor_type": "Qwen3VLVideoProcessor",
+        "size": {"shortest_edge": 4096, "longest_edge": MAX_FRAMES * MAX_PAIR_TOKENS * TOKEN_PIXELS**2},
+        "fps": 2,
+        "min_frames": 4,
+        "max_frames": MAX_FRAMES,
+        "cap_pixels_per_frame": True,
+        "max_video_tokens": MAX_PAIR_TOKENS,
+        **shared,
+    }
+
+
+@lru_cache
+def video_processor() -> VideoProcessor:
+    """As the program makes it from the written checkpoint."""
+    vision = model_config(dict.fromkeys(TOKENS_NAMED_IN_CONFIG, 0), 64).vision
+    assert vision is not None
+    return VideoProcessor(video_preprocessor_json(), vision, "mini")
 
 
 def model_config(token_ids: dict[str, int], vocab_size: int) -> ModelConfig:

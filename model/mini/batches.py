@@ -1,4 +1,4 @@
-"""Training batches: pictures of one size, several questions each, as tensors.
+"""Training batches: pictures of one size, or clips of one shot, several questions each, as tensors.
 
 A batch follows from its number and the stage's progress alone, so that an interrupted run
 goes on with data it has not seen. Worker processes may make them ahead.
@@ -9,24 +9,29 @@ import random
 from collections.abc import Iterator
 from ctypes import c_double
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from mini.architecture import MERGE_SIZE, TOKEN_PIXELS, model_config, preprocessor_json
+from mini.architecture import MERGE_SIZE, TOKEN_PIXELS, model_config, preprocessor_json, video_processor
 from mini.cells import label_cells, number_of
+from mini.clip_labels import ClipLabels
+from mini.clips import draw_shot
 from mini.curriculum import Curriculum
 from mini.labels import ASKED, Question, Sample
-from mini.prompt import render
+from mini.prompt import IMAGE, render, write_clip
 from mini.sample import SYSTEM_MESSAGES, make_sample
 from mini.scenes import make_detail
 from mini.tokenizer import MiniTokenizer
 from qwen35.config import ModelConfig
 from qwen35.processing.image import ImageProcessor, TokenBounds
 from qwen35.processing.positions import mrope_positions
+from qwen35.processing.video_plan import VideoPlan
 
 IGNORE = -100
+NUM_CLIP_QUESTIONS = 8
 ANY_SIZE = TokenBounds(1, 1 << 20)  # details are smaller than a picture may be
 
 
@@ -39,14 +44,21 @@ class Rows:
     targets: torch.Tensor  # (R, T): the token after each, IGNORE outside the answers
     pictures: torch.Tensor  # (R,): which of the batch's pictures each is about
     asked: torch.Tensor  # (R, 3): the kind, colour and place that it names, numbered as in `cells.py`
+    # Of clips: which tokens (R, 2, S) of the prefix tell an answer's two parts, and which targets (R, T) are
+    # of the second.
+    looks: torch.Tensor | None = None
+    is_later: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Rows":
-        return Rows(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
+        return Rows(*_moved(self, device))
 
 
 @dataclass(slots=True)
 class Pictures:
-    """B pictures of one size, the prompt up to their end, and the labels of what was drawn on them."""
+    """B pictures of one size, the prompt up to their end, and the labels of what was drawn on them.
+
+    Clips are as many pictures as they have pairs: `grid` says how many in its first place.
+    """
 
     patches: torch.Tensor | None  # (B * P, values); None where features are made from the labels
     grid: tuple[int, int, int]
@@ -54,12 +66,15 @@ class Pictures:
     positions: torch.Tensor  # (3, B, T)
     labels: torch.Tensor  # (B * M, columns), see `cells.py`
     is_sure: torch.Tensor  # (B * M, columns) bool
+    noticed: torch.Tensor | None = None  # (B, S, columns), of clips: see `clip_labels.py`
 
     def to(self, device: torch.device) -> "Pictures":
-        values = (getattr(self, name) for name in self.__slots__)
-        return Pictures(
-            *(v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for v in values)
-        )
+        return Pictures(*_moved(self, device))
+
+
+def _moved(batch: Rows | Pictures, device: torch.device) -> Iterator[Any]:
+    values = (getattr(batch, name) for name in batch.__slots__)
+    return (v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for v in values)
 
 
 @dataclass(slots=True)
@@ -79,17 +94,20 @@ class BatchMaker:
         self.config = tokenizer_config(self.tokenizer)
         assert self.config.vision is not None
         self.images = ImageProcessor(preprocessor_json(), self.config.vision, "mini")
+        self.videos = video_processor()
 
     def make(self, index: int, progress: float, curriculum: Curriculum, split: str = "train") -> Batch:
         rng = random.Random(f"{curriculum.stage}/{index}")
         if curriculum.stage == "eyes" and rng.random() < curriculum.details(progress):
             return self._details(rng, curriculum, progress)
+        if curriculum.stage == "together" and rng.random() < curriculum.clips:
+            return self._clips(rng, curriculum, index, split)
         worlds = curriculum.worlds(progress)
         system = rng.choice(SYSTEM_MESSAGES) if rng.random() < 0.2 else None
         talks = rng.random() < worlds.pop("talk")
         if talks:
             return self.collate(
-                [make_sample("talk", curriculum.seed(index), split, num_questions=48)], None, system
+                [make_sample("talk", curriculum.seed(index), split, num_questions=24)], None, system
             )
         drawn = curriculum.draw_size(rng, progress)
         grid = self._grid(drawn)
@@ -104,6 +122,58 @@ class BatchMaker:
             seed = curriculum.seed(index * 1000 + picture)
             samples.append(make_sample(world, seed, split, size, count, difficulty))
         return self.collate(samples, grid, system, with_patches=curriculum.stage != "language")
+
+    def _clips(self, rng: random.Random, curriculum: Curriculum, index: int, split: str) -> Batch:
+        """Clips of one shot: the same frames are shown of all, at the same times."""
+        shot = draw_shot(rng)
+        system = rng.choice(SYSTEM_MESSAGES) if rng.random() < 0.2 else None
+        first = make_sample(
+            "clip", curriculum.seed(index * 1000), split, num_questions=NUM_CLIP_QUESTIONS, shot=shot
+        )
+        assert first.clip is not None
+        _, height, width = self._clip_grid(first.clip.plan)
+        count = curriculum.num_pictures((first.clip.plan.num_pairs * height, width))
+        seeds = [curriculum.seed(index * 1000 + clip) for clip in range(1, count)]
+        others = [
+            make_sample("clip", seed, split, num_questions=NUM_CLIP_QUESTIONS, shot=shot) for seed in seeds
+        ]
+        return self.collate_clips([first, *others], system)
+
+    def _clip_grid(self, plan: VideoPlan) -> tuple[int, int, int]:
+        """(pairs, height, width) in tokens."""
+        return plan.num_pairs, plan.size[0] // TOKEN_PIXELS, plan.size[1] // TOKEN_PIXELS
+
+    def collate_clips(self, samples: list[Sample], system: str | None) -> Batch:
+        """One batch of clips with one plan."""
+        clips = [sample.clip for sample in samples if sample.clip is not None]
+        plan = clips[0].plan
+        assert all(clip.plan == plan for clip in clips)
+        pairs, height, width = self._clip_grid(plan)
+        for question in (q for sample in samples for q in sample.questions):
+            question.system = system
+        start = render(samples[0].questions[0], write_clip(plan))[0]
+        ids = self.tokenizer.encode(start.replace("<|video_pad|>", "<|video_pad|>" * (height * width)))
+        places = np.flatnonzero(np.array(ids) == self.tokenizer.id("<|video_pad|>")).reshape(pairs, -1)
+        grid = pairs, height * MERGE_SIZE, width * MERGE_SIZE
+        labels = [ClipLabels(clip, (height, width), places, len(ids)) for clip in clips]
+        cells = [label.cells() for label in labels]
+        patches = [patches for clip in clips for patches in self.videos.patches(clip.clip, plan)]
+        positions, _ = mrope_positions(np.array(ids), self.config, [grid])
+        pictures = Pictures(
+            patches=torch.from_numpy(np.concatenate(patches)),
+            grid=grid,
+            prefix=torch.tensor(ids).repeat(len(clips), 1),
+            positions=torch.from_numpy(positions)[:, None].repeat(1, len(clips), 1),
+            labels=torch.from_numpy(np.concatenate([c.values for c in cells])),
+            is_sure=torch.from_numpy(np.concatenate([c.is_sure for c in cells])),
+            noticed=torch.from_numpy(np.stack([label.noticed() for label in labels])),
+        )
+        looks = [
+            torch.from_numpy(label.looks(question))
+            for label, sample in zip(labels, samples, strict=True)
+            for question in sample.questions
+        ]
+        return Batch(pictures, self._rows(samples, write_clip(plan), int(positions.max()) + 1, looks))
 
     def _details(self, rng: random.Random, curriculum: Curriculum, progress: float) -> Batch:
         """Small pictures: parts of scenes, or a printed line."""
@@ -145,15 +215,33 @@ class BatchMaker:
         if grid is not None:
             pictures = self._pictures(samples, grid, with_patches=with_patches)
             next_position = int(pictures.positions.max()) + 1
+        return Batch(pictures, self._rows(samples, IMAGE if grid is not None else "", next_position))
+
+    def _rows(
+        self,
+        samples: list[Sample],
+        seen: str,
+        next_position: int,
+        looks: list[torch.Tensor] | None = None,
+    ) -> list[Rows]:
+        """The questions of all samples, in two groups of about one length; `looks` of each, in that order."""
         rows = [
-            (*self._row(question, grid is not None), index, [*map(number_of, ASKED, question.asked)])
+            (*self._row(question, seen), index, [*map(number_of, ASKED, question.asked)])
             for index, sample in enumerate(samples)
             for question in sample.questions
         ]
-        rows.sort(key=lambda row: len(row[0]))
-        split = best_split([len(row[0]) for row in rows])
-        groups = [self._pad(part, next_position) for part in (rows[:split], rows[split:]) if part]
-        return Batch(pictures, groups)
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
+        split = best_split([len(rows[index][0]) for index in order])
+        groups = []
+        for part in (order[:split], order[split:]):
+            if part:
+                group = self._pad([rows[index] for index in part], next_position)
+                if looks is not None:
+                    group.looks = torch.stack([looks[index] for index in part])
+                    later = torch.tensor([rows[index][2] for index in part])
+                    group.is_later = torch.arange(group.ids.shape[1]) >= later[:, None] - 1
+                groups.append(group)
+        return groups
 
     def _pictures(
         self,
@@ -173,7 +261,7 @@ class BatchMaker:
                 picture = self.images.process(sample.pixels, ANY_SIZE if is_detail else None)
                 assert picture.grid == image_grid, (picture.grid, image_grid)
                 patches.append(picture.values)
-        start = render(samples[0].questions[0], True)[0] if samples[0].questions else "<|image_pad|>"
+        start = render(samples[0].questions[0], IMAGE)[0] if samples[0].questions else "<|image_pad|>"
         ids = self.tokenizer.encode(start.replace("<|image_pad|>", "<|image_pad|>" * (grid[0] * grid[1])))
         positions, _ = mrope_positions(np.array(ids), self.config, [image_grid])
         return Pictures(
@@ -185,8 +273,8 @@ class BatchMaker:
             is_sure=torch.from_numpy(np.concatenate([c.is_sure for c in cells])),
         )
 
-    def _pad(self, rows: list[tuple[list[int], int, int, list[int]]], next_position: int) -> Rows:
-        """Rows of (ids, how many of them are the prompt's, picture, what is asked) as tensors."""
+    def _pad(self, rows: list[tuple[list[int], int, int, int, list[int]]], next_position: int) -> Rows:
+        """Rows of (ids and two numbers of `_row`, picture, what is asked) as tensors."""
         length = max(len(ids) for ids, *_ in rows)
         padded = torch.full((len(rows), length), self.tokenizer.id("<|endoftext|>"))
         targets = torch.full((len(rows), length), IGNORE)
@@ -194,14 +282,17 @@ class BatchMaker:
             padded[index, : len(ids)] = torch.tensor(ids)
             targets[index, num_prompt - 1 : len(ids) - 1] = torch.tensor(ids[num_prompt:])
         positions = (next_position + torch.arange(length)).repeat(3, len(rows), 1)
-        pictures = torch.tensor([picture for _, _, picture, _ in rows])
+        pictures = torch.tensor([picture for *_, picture, _ in rows])
         return Rows(padded, positions, targets, pictures, torch.tensor([asked for *_, asked in rows]))
 
-    def _row(self, question: Question, has_image: bool) -> tuple[list[int], int]:
-        """Ids after the picture, and how many of them are the prompt's."""
-        _, rest, target = render(question, has_image)
-        prompt = self.tokenizer.encode(rest)
-        return prompt + self.tokenizer.encode(target), len(prompt)
+    def _row(self, question: Question, seen: str) -> tuple[list[int], int, int]:
+        """Ids after the picture or clip, how many of them are the prompt's, and how many come before the
+        second part of the answer."""
+        _, rest, target = render(question, seen)
+        prompt, ids = self.tokenizer.encode(rest), self.tokenizer.encode(target)
+        start = target.rindex(question.answer) + question.second_part
+        first = self.tokenizer.encode(target[:start]) if question.second_part else ids
+        return prompt + ids, len(prompt), len(prompt) + len(first)
 
 
 def tokenizer_config(tokenizer: MiniTokenizer) -> ModelConfig:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mini.labels import Sample
+from mini.labels import Sample, Shape
 from mini.scene_questions import COLOURS, KINDS, PLACES
 
 WORLDS = ("scene", "text", "receipt", "outside")  # what kind of picture a token belongs to
@@ -26,6 +26,7 @@ NUM_VALUES = {
     **{f"char{slot}": NUM_CHARS for slot in range(SLOTS)},
 }
 COLUMNS = tuple(NUM_VALUES)
+INSIDE = 0.5  # of the radius: what lies nearer is the shape's beyond doubt
 NAMES = {"kind": KINDS, "colour": COLOURS, "place": PLACES}
 
 
@@ -56,17 +57,32 @@ def label_cells(sample: Sample, grid: tuple[int, int], *, has_places: bool = Tru
     return Cells(values.reshape(-1, len(COLUMNS)), is_sure.reshape(-1, len(COLUMNS)))
 
 
+def distances(shape: Shape, size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """How far the middles of the tokens (rows, columns) are from the shape's, in its radius.
+
+    `size` (height, width) is the picture's in pixels.
+    """
+    y = ((np.arange(grid[0]) + 0.5) / grid[0] * size[0])[:, None]
+    x = (np.arange(grid[1]) + 0.5) / grid[1] * size[1]
+    return np.hypot(y - shape.y, x - shape.x) / shape.radius
+
+
+def inside_of(shape: Shape, size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """Which tokens (rows, columns) are surely the shape's, its centre's always."""
+    inside = distances(shape, size, grid) < INSIDE
+    inside[int(shape.y / size[0] * grid[0]), int(shape.x / size[1] * grid[1])] = True
+    return inside
+
+
 def _label_shapes(sample: Sample, values: np.ndarray, is_sure: np.ndarray, has_places: bool) -> None:
     """A token is a shape's where its middle lies well inside, and where the shape has its centre."""
     assert sample.pixels is not None
     height, width = sample.pixels.shape[:2]
     rows, columns = values.shape[:2]
-    y = ((np.arange(rows) + 0.5) / rows * height)[:, None]
-    x = (np.arange(columns) + 0.5) / columns * width
     for shape in sample.shapes:
-        distance = np.hypot(y - shape.y, x - shape.x) / shape.radius
+        distance = distances(shape, (height, width), (rows, columns))
         centre = int(shape.y / height * rows), int(shape.x / width * columns)
-        inside, near = distance < 0.5, distance < 1.15
+        inside, near = distance < INSIDE, distance < 1.15
         inside[centre] = near[centre] = True
         labels = {"kind": KINDS.index(shape.kind), "colour": COLOURS.index(shape.colour)}
         if has_places:

@@ -20,6 +20,7 @@ class Curriculum:
     # Without it print is shown just so that it is told from shapes: on two cores its characters were not
     # learnt within an hour, and cost the shapes half of their time.
     reads: bool = True
+    clips: float = 0.0  # the share of batches with clips, of the stage `together`
 
     def seed(self, index: int) -> int:
         """The seed of the index-th picture: no two stages draw the same."""

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mini.architecture import preprocessor_json
+from mini.architecture import preprocessor_json, video_processor
 from mini.batches import tokenizer_config
 from mini.evaluate_tasks import TASKS, held_out, is_declined, is_right
-from mini.labels import Question
-from mini.prompt import render
+from mini.labels import Question, Sample
+from mini.prompt import IMAGE, render, write_clip
 from mini.tokenizer import MiniTokenizer
 from qwen35.backends.plain import PlainBackend
 from qwen35.config import ModelConfig
@@ -36,15 +36,22 @@ class Reader:
         self.config = tokenizer_config(self.tokenizer)
         assert self.config.vision is not None
         self.images = ImageProcessor(preprocessor_json(), self.config.vision, "mini")
+        self.videos = video_processor()
 
-    def answer(self, question: Question, pixels: np.ndarray | None) -> str:
-        prefix, rest, _ = render(question, pixels is not None)
-        features, grids = None, []
-        if pixels is not None:
-            picture = self.images.process(pixels)
-            features = self.backend.encode_pictures(picture.values, [picture.grid])
-            prefix = prefix.replace("<|image_pad|>", "<|image_pad|>" * len(features))
-            grids = [picture.grid]
+    def answer(self, question: Question, sample: Sample) -> str:
+        features, grids, seen = None, [], ""
+        if sample.clip is not None:
+            plan = sample.clip.plan
+            patches = np.concatenate([*self.videos.patches(sample.clip.clip, plan)])
+            grids, seen = [self.videos.grid(plan)] * plan.num_pairs, write_clip(plan)
+        elif sample.pixels is not None:
+            picture = self.images.process(sample.pixels)
+            patches, grids, seen = picture.values, [picture.grid], IMAGE
+        prefix, rest, _ = render(question, seen)
+        if grids:
+            features = self.backend.encode_pictures(patches, grids)
+            for pad in ("<|image_pad|>", "<|video_pad|>"):
+                prefix = prefix.replace(pad, pad * (len(features) // len(grids)))
         ids = np.array(self.tokenizer.encode(prefix + rest))
         positions, delta = mrope_positions(ids, self.config, grids)
         state = self.backend.new_state()
@@ -75,7 +82,7 @@ def evaluate(model: Qwen35, num_samples: int, tasks: Sequence[str] = TASKS) -> F
     for task in tasks:
         for sample in held_out(task, num_samples):
             question = sample.questions[0]
-            answer = reader.answer(question, sample.pixels)
+            answer = reader.answer(question, sample)
             names = {task, question.task} if task == "outside" else {task, f"{task}: {question.task}"}
             for name in names:
                 asked[name] += 1

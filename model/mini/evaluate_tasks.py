@@ -1,6 +1,6 @@
 """What mini is measured by: held-out pictures and questions by task, and when an answer is right.
 
-Pictures come from the split `test`, a part of the printed ones in a family of typefaces kept out
+Pictures and clips come from the split `test`, a part of the printed ones in a family of typefaces kept out
 of training. The photographs, the questions from outside and the small talk are worded or taken
 nowhere else.
 """
@@ -28,7 +28,17 @@ INSIDE_TASKS = {
     "receipts_total": ("receipt", ("total",)),
     "receipts_other": ("receipt", ("date", "merchant", "price", "items", "describe")),
 }
-TASKS = (*INSIDE_TASKS, "outside", "talk")
+STILL_TASKS = (*INSIDE_TASKS, "outside", "talk")
+CLIP_TASKS = {
+    "clips_happens": ("clip", ("happens",)),
+    "clips_direction": ("clip", ("direction",)),
+    "clips_colour": ("clip", ("colour",)),
+    "clips_presence": ("clip", ("presence",)),
+    "clips_count": ("clip", ("count",)),
+    "clips_when": ("clip", ("when",)),
+    "clips_outside": ("clip", ("outside",)),
+}
+TASKS = (*STILL_TASKS, *CLIP_TASKS)
 
 # In the order of the answers in `TALK`.
 HELD_OUT_TALK = (
@@ -60,7 +70,7 @@ def held_out(task: str, num_samples: int) -> list[Sample]:
         return [outside_sample(index) for index in range(num_samples)]
     if task == "talk":
         return talk_samples()[:num_samples]
-    world, kinds = INSIDE_TASKS[task]
+    world, kinds = (INSIDE_TASKS | CLIP_TASKS)[task]
     samples: list[Sample] = []
     for seed in count():
         if len(samples) == num_samples:

@@ -23,6 +23,7 @@ from qwen35.network.moe import SparseMoE
 from qwen35.network.text import LayerPast, Past
 
 POINTING_WEIGHT = 0.3
+NOTICING_WEIGHT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def of_pictures(left: LayerPast, pictures: Tensor) -> LayerPast:
 def encode(model: Qwen35, pictures: Pictures) -> Tensor:
     assert model.visual is not None
     assert pictures.patches is not None
-    return model.visual(pictures.patches, [pictures.grid] * pictures.prefix.shape[0])
+    return model.visual(pictures.patches, [pictures.grid] * len(pictures.prefix))
 
 
 def picture_loss(model: Qwen35, codes: Codes, batch: Batch) -> Losses:
@@ -81,6 +82,10 @@ def answer_loss(
                 figures["picture"] = loss.item()
                 total = total + 0.1 * loss
         seen = see(model, batch.pictures, features, with_drafts)
+        if pointing is not None and batch.pictures.noticed is not None:
+            loss, noticed = pointing.notice(batch.pictures.noticed)
+            figures |= noticed
+            total = total + NOTICING_WEIGHT * loss
     weights_of_tokens = token_weights().to(total.device)
     hidden, drafts = [], []
     pointed: dict[str, list[Tensor]] = {"known": [], "looks": []}
@@ -126,6 +131,8 @@ def token_weights() -> Tensor:
         for word in words:
             for form in (f" {word}", word.capitalize()):
                 weights[tokenizer.encode(form)[0]] = factor
+    for digit in range(10):
+        weights[tokenizer.encode(str(digit))[0]] = 3.0
     return weights
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mini.batches import IGNORE, Pictures, Rows
 from mini.cells import COLUMNS, NUM_VALUES
+from mini.clip_labels import NOTICED
 from mini.labels import ASKED
 from qwen35.network.attention import GatedAttention, KeyValues
 from qwen35.network.model import Qwen35
@@ -43,10 +44,25 @@ class Pointing(nn.Module):
         self._seen: Seen | None = None
         size = self._attention[0].q_proj.in_features
         self.asked = nn.ModuleDict({name: nn.Linear(size, 1 + NUM_VALUES[name]) for name in ASKED})
+        self.noticed = nn.ModuleDict({name: nn.Linear(size, count) for name, count in NOTICED.items()})
 
     def _keep(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
         x, rotary, past, _ = inputs
         self._seen = Seen(x, rotary, past)  # type: ignore[arg-type]
+
+    def notice(self, noticed: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Of the clips that the model has just read: how badly is known what `noticed` (B, S, NOTICED) says,
+        where it says something, and the shares of which the likeliest is right."""
+        assert self._seen is not None
+        losses, figures = [], {}
+        for index, (name, read) in enumerate(self.noticed.items()):
+            labels = noticed[..., index]
+            known = labels != IGNORE
+            if known.any():
+                logits, labels = read(self._seen.x[known]), labels[known]
+                losses.append(F.cross_entropy(logits, labels))
+                figures[name] = (logits.argmax(-1) == labels).float().mean().item()
+        return torch.stack(losses).sum() if losses else noticed.new_zeros((), dtype=torch.float), figures
 
     def loss(self, rows: Rows, pictures: Pictures, weights: Tensor, image_id: int) -> tuple[Tensor, Tensor]:
         """Of the rows that the model has just read: how badly what is asked is known where the answer
@@ -68,11 +84,16 @@ class Pointing(nn.Module):
         ).sum() / about.sum().clamp(min=1)
         says = is_target & (weights[rows.targets.clamp(min=0)] > 1)
         says[torch.arange(len(x)), first] = True
-        is_there = self._matches(rows, pictures)  # (R, M)
-        row, time = (says & is_there.any(1, keepdim=True)).nonzero(as_tuple=True)
+        if rows.looks is not None and rows.is_later is not None:  # a clip's labels say it themselves
+            where = torch.where(rows.is_later[..., None], rows.looks[:, 1:], rows.looks[:, :1])  # (R, T, S)
+            is_picture = torch.ones_like(rows.looks[0, 0])
+        else:
+            where = self._matches(rows, pictures)[:, None].expand(-1, x.shape[1], -1)  # (R, T, M)
+            is_picture = pictures.prefix[0] == image_id
+        row, time = (says & where.any(2)).nonzero(as_tuple=True)
         if len(row) == 0:
             return known, x.new_zeros(())
-        mass = self._attention_on(row, time, is_there, pictures.prefix[0] == image_id)
+        mass = self._attention_on(row, time, where[row, time], is_picture)
         return known, -(mass + 1e-4).log().mean()
 
     def _matches(self, rows: Rows, pictures: Pictures) -> Tensor:
@@ -88,7 +109,8 @@ class Pointing(nn.Module):
         return torch.where(is_there.any(1, keepdim=True), is_there, is_kind)
 
     def _attention_on(self, row: Tensor, time: Tensor, is_there: Tensor, is_picture: Tensor) -> Tensor:
-        """The share (N, heads) of the looking heads' attention at the N places (`row`, `time`)."""
+        """The share (N, heads) of the looking heads' attention at the N places (`row`, `time`) that lies on
+        what `is_there` (N, pictures' tokens) says."""
         seen, attention = self._seen, self._attention[0]
         assert seen is not None
         assert seen.past is not None
@@ -107,4 +129,4 @@ class Pointing(nn.Module):
         is_later = F.pad(is_later, (num_past, 0))
         scores = scores.masked_fill(is_later[:, None], -torch.inf)
         on_picture = scores.softmax(-1)[..., :num_past][..., is_picture]
-        return (on_picture * is_there[row][:, None]).sum(-1)
+        return (on_picture * is_there[:, None]).sum(-1)

@@ -3,6 +3,7 @@
 import hashlib
 import random
 
+from mini.clips import Shot, make_clip
 from mini.labels import Glyph, Question, Sample, Shape
 from mini.outside import make_outside
 from mini.receipts import make_receipt
@@ -13,7 +14,7 @@ from mini.text_pictures import make_text
 
 __all__ = ["SPLITS", "SYSTEM_MESSAGES", "WORLDS", "Glyph", "Question", "Sample", "Shape", "make_sample"]
 
-WORLDS = ("scene", "text", "receipt", "outside", "talk")
+WORLDS = ("scene", "text", "receipt", "outside", "clip", "talk")
 SPLITS = ("train", "val", "test")
 SIDES = (96, 320)
 SYSTEM_MESSAGES = (
@@ -37,12 +38,13 @@ def make_sample(
     size: tuple[int, int] | None = None,
     num_questions: int = 6,
     difficulty: float = 1.0,
+    shot: Shot | None = None,
 ) -> Sample:
     """The sample of this name; equal arguments and equal fonts give equal samples, on any machine.
 
     `size` is (height, width) in pixels, else each side is drawn from `SIDES`. `difficulty` (0..1)
     grows printed text from a few clean characters to full lines, and scenes from one shape to four;
-    the other worlds take no notice.
+    the other worlds take no notice. `shot` is a clip's size and length; its `size` is not looked at.
     """
     assert world in WORLDS, world
     assert split in SPLITS, split
@@ -57,6 +59,8 @@ def make_sample(
         sample = make_receipt(size, num_questions, rng, split)
     elif world == "outside":
         sample = make_outside(size, num_questions, rng)
+    elif world == "clip":
+        sample = make_clip(num_questions, rng, shot)
     else:
         sample = make_talk(num_questions, rng)
     add_strays(sample, rng)

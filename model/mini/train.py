@@ -45,6 +45,18 @@ def learning_rate_factor(step: int, progress: float) -> float:
     return min(1.0, step / 100) * min(1.0, max(0.0, (1 - progress) / 0.4))
 
 
+@torch.no_grad()
+def level_frames(model: Qwen35) -> None:
+    """Let the encoder see the mean of a pair's frames.
+
+    It then sees a still picture, whose frames are the same, as before; but one that has seen no clips
+    may have halved its weights between the two in any way.
+    """
+    assert model.visual is not None
+    weight = model.visual.patch_embed.proj.weight  # (d, C, frames, patch, patch)
+    weight.copy_(weight.mean(2, keepdim=True).expand_as(weight).clone())
+
+
 class Run:
     """Model, optimisers and clock of one stage in one folder, which survives being killed."""
 
@@ -57,14 +69,17 @@ class Run:
         team: Team | None = None,
         language_from: Path | None = None,
         start_from: Path | None = None,
+        is_new_to_clips: bool = False,
     ) -> None:
         """`language_from`: a checkpoint whose language model a new stage `together` takes, instead of that
-        of the stage `language`. `start_from`: a checkpoint that it takes whole, its eyes too. A stage that
-        was begun goes on with what it began with.
+        of the stage `language`. `start_from`: a checkpoint that it takes whole, its eyes too;
+        `is_new_to_clips`: which has been shown pictures alone. A stage that was begun goes on with what it
+        began with.
         """
         self.folder, self.stage, self.device = folder, stage, device
         self.team = team or Team()
         self.is_adopted = language_from is not None or start_from is not None
+        self.is_whole = start_from is not None
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
         maker = BatchMaker()
@@ -83,6 +98,8 @@ class Run:
             self._restore()
         elif stage == "together" and start_from is not None:
             self.model.load_state_dict(load_float(start_from).state_dict())
+            if is_new_to_clips:
+                level_frames(self.model)
         elif stage == "together":
             self._join(language_from)
 
@@ -96,7 +113,7 @@ class Run:
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.clock.elapsed_s, self.clock.step = state["elapsed_s"], state["step"]
-        self.is_adopted = state["is_adopted"]
+        self.is_adopted, self.is_whole = state["is_adopted"], state["is_whole"]
 
     def _join(self, language_from: Path | None) -> None:
         """Take the eyes of one stage and the language of the other, or of a checkpoint."""
@@ -118,6 +135,7 @@ class Run:
             "elapsed_s": self.clock.elapsed_s,
             "step": self.clock.step,
             "is_adopted": self.is_adopted,
+            "is_whole": self.is_whole,
         }
         path = self.state_file(self.stage)
         partial = path.with_suffix(".partial")
@@ -175,12 +193,13 @@ class Run:
         )
 
     def _rest_eyes(self) -> None:
-        """Adopted eyes stand still at first, but for the merger that language hears them through."""
+        """Adopted eyes stand still at first, but for the merger that a language hears them through that
+        has not learnt with them."""
         if self.stage == "together" and self.is_adopted:
             rest = self.clock.progress < ADOPTED_EYES_REST_UNTIL
             assert self.model.visual is not None
             for name, p in self.model.visual.named_parameters():
-                p.requires_grad_(not rest or name.startswith("merger."))
+                p.requires_grad_(not rest or (not self.is_whole and name.startswith("merger.")))
 
     def _set_rates(self) -> None:
         factor = learning_rate_factor(self.clock.step, self.clock.progress)

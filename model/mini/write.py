@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mini.architecture import config_json, preprocessor_json
+from mini.architecture import config_json, preprocessor_json, video_preprocessor_json
 from mini.tokenizer import MiniTokenizer
 from qwen35.network.model import Qwen35
 
@@ -23,6 +23,7 @@ def write_checkpoint(model: Qwen35, folder: Path) -> None:
     files = {
         "config.json": config_json(tokenizer.ids, model.config.text.vocab_size),
         "preprocessor_config.json": preprocessor_json(),
+        "video_preprocessor_config.json": video_preprocessor_json(),
         "generation_config.json": {
             "do_sample": False,
             "eos_token_id": [tokenizer.id("<|im_end|>"), tokenizer.id("<|endoftext|>")],

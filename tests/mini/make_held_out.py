@@ -1,4 +1,4 @@
-"""Write the pictures that the tests ask the built-in model about: `python -m tests.mini.make_held_out`.
+"""Write what the tests ask the built-in model about: `python -m tests.mini.make_held_out`.
 
 They are held out from training, and committed so that the tests need no typefaces. Make them anew only
 when the data change.
@@ -9,11 +9,35 @@ from pathlib import Path
 
 from PIL import Image
 
-from mini.evaluate_tasks import held_out
+from mini.clips import Film
+from mini.evaluate_tasks import CLIP_TASKS, held_out
+from tests.media.clips import encode
 
 FOLDER = Path(__file__).parent / "held_out"
 NUM_SAMPLES = {"scenes": 60, "text": 12, "lines": 12, "receipts_total": 12, "outside": 40}
 MAX_PIXELS = 200 * 200  # small files: noise does not compress
+NUM_CLIPS = 5  # of each task
+MAX_CLIP_BYTES = 7_000
+
+
+def write_clips(task: str) -> list[dict[str, str]]:
+    """The first small ones, as users have them: H.264, whose sides are even."""
+    items: list[dict[str, str]] = []
+    for sample in held_out(task, 4 * NUM_CLIPS):
+        assert sample.clip is not None
+        film, question = sample.clip.clip, sample.questions[0]
+        assert isinstance(film, Film)
+        path = FOLDER / f"{task}-{len(items):02}.mp4"
+        height, width = film.height // 2 * 2, film.width // 2 * 2
+        encode(path, (pixels[:height, :width] for pixels in film.pictures()), fps=round(film.fps), crf="26")
+        if len(items) == NUM_CLIPS or path.stat().st_size > MAX_CLIP_BYTES:
+            path.unlink()
+            continue
+        items.append(
+            {"task": task, "clip": path.name, "question": question.question, "answer": question.answer}
+            | ({"system": question.system} if question.system else {})
+        )
+    return items
 
 
 def main() -> None:
@@ -40,6 +64,7 @@ def main() -> None:
                 {"task": task, "picture": name, "question": question.question, "answer": question.answer}
                 | ({"system": question.system} if question.system else {})
             )
+    items += [item for task in CLIP_TASKS for item in write_clips(task)]
     (FOLDER / "questions.json").write_text(json.dumps(items, indent=1) + "\n")
 
 

@@ -56,7 +56,7 @@ def test_the_share_on_a_shape_is_that_of_the_attention_layer(tmp_path: Path) -> 
         row, time = ((rows.targets != IGNORE) & is_there.any(1, keepdim=True)).nonzero(as_tuple=True)
         if not len(row):
             continue
-        share = pointing._attention_on(row, time, is_there, is_picture)
+        share = pointing._attention_on(row, time, is_there[row], is_picture)
 
         given = pointing._seen
         assert given is not None

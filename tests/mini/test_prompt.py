@@ -5,7 +5,7 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mini.labels import Question
-from mini.prompt import render
+from mini.prompt import IMAGE, render, write_clip
 from mini.sample import WORLDS, make_sample
 from mini.tokenizer import TEMPLATE_FILE
 
@@ -27,9 +27,9 @@ def apply_template(messages, **settings):
     return compiled_template().render(messages=messages, **{"add_generation_prompt": True, **settings})
 
 
-def messages_of(question, has_image):
+def messages_of(question, medium):
     text = {"type": "text", "text": question.question}
-    content = [{"type": "image"}, text] if has_image else question.question
+    content = [{"type": medium}, text] if medium else question.question
     system = [{"role": "system", "content": question.system}] if question.system else []
     return [*system, {"role": "user", "content": content}]
 
@@ -38,19 +38,22 @@ def messages_of(question, has_image):
 def test_prompts_equal_the_template_s(world):
     for seed in range(60):
         sample = make_sample(world, seed, "train", (96, 96))
-        has_image = sample.pixels is not None
+        medium = "video" if sample.clip else "" if sample.pixels is None else "image"
+        seen = write_clip(sample.clip.plan) if sample.clip else IMAGE if medium else ""
         for question in sample.questions:
-            prefix, rest, target = render(question, has_image)
+            prefix, rest, target = render(question, seen)
             is_thinking = question.reasoning is not None
-            expected = apply_template(messages_of(question, has_image), enable_thinking=is_thinking)
+            expected = apply_template(messages_of(question, medium), enable_thinking=is_thinking)
+            # The program puts a clip's pairs where the template leaves a place for it.
+            expected = expected.replace("<|vision_start|><|video_pad|><|vision_end|>", seen)
             assert prefix + rest == expected
-            assert prefix.endswith("<|vision_end|>") == has_image
+            assert prefix.endswith("<|vision_end|>") == bool(medium)
             assert target.endswith(f"{question.answer}<|im_end|>")
 
 
 def test_the_target_of_thinking_mode_closes_the_reasoning():
     question = Question("Hi", "Hello.", "talk", reasoning="This is small talk.")
-    prefix, rest, target = render(question, has_image=False)
+    prefix, rest, target = render(question, "")
     assert prefix == ""
     assert rest.endswith("<|im_start|>assistant\n<think>\n")
     assert target == "This is small talk.\n</think>\n\nHello.<|im_end|>"

@@ -11,6 +11,10 @@ def test_a_sample_follows_from_its_name(world):
     assert first.glyphs == second.glyphs
     assert first.shapes == second.shapes
     assert np.array_equal(first.pixels, second.pixels)
+    if world == "clip":
+        assert first.clip.pairs == second.clip.pairs
+        for mine, other in zip(first.clip.clip.pictures(), second.clip.clip.pictures(), strict=True):
+            assert np.array_equal(mine, other)
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from mini.bpe import learn_merges
-from mini.prompt import render
+from mini.prompt import IMAGE, render, write_clip
 from mini.sample import WORLDS, make_sample
 from mini.tokenizer import NUM_MERGES, PLAIN_ADDED_TOKENS, SPECIAL_TOKENS, MiniTokenizer
 
@@ -24,8 +24,9 @@ def library(tokenizer, tmp_path_factory):
 def texts(world, num_samples):
     for seed in range(num_samples):
         sample = make_sample(world, seed, "train", (200, 280))
+        seen = write_clip(sample.clip.plan) if sample.clip else "" if sample.pixels is None else IMAGE
         for question in sample.questions:
-            yield "".join(render(question, sample.pixels is not None))
+            yield "".join(render(question, seen))
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -9,7 +9,7 @@ from mini.batches import Batch, BatchMaker
 from mini.curriculum import STAGES, Curriculum, Stage
 from mini.losses import RouterBalance, answer_loss, token_weights
 from mini.muon import Muon, orthogonalise
-from mini.train import Clock, Run, learning_rate_factor
+from mini.train import Clock, Run, learning_rate_factor, level_frames
 from mini.write import write_checkpoint
 from qwen35.config import ModelConfig
 from qwen35.network.model import Qwen35
@@ -84,9 +84,10 @@ def test_a_run_with_an_adopted_language_knows_it_when_it_goes_on(tmp_path: Path)
     run_of(tmp_path, "language").save()
     run = run_of(tmp_path, "together")
     assert not run_of(tmp_path, "together").is_adopted
-    run.is_adopted = True
+    run.is_adopted = run.is_whole = True
     run.save()
     assert run_of(tmp_path, "together").is_adopted
+    assert run_of(tmp_path, "together").is_whole
 
 
 def test_words_for_what_is_seen_count_more(maker: BatchMaker) -> None:
@@ -107,7 +108,39 @@ def test_adopted_eyes_rest_at_first(tmp_path: Path) -> None:
         run._rest_eyes()
         learning.append({name for name, p in run.model.visual.named_parameters() if p.requires_grad})
     assert {name.split(".")[0] for name in learning[0]} == {"merger"}
+    run.is_whole = True
+    run.clock.elapsed_s = 0
+    run._rest_eyes()
+    assert not any(p.requires_grad for p in run.model.visual.parameters())
     assert learning[1] == {name for name, _ in run.model.visual.named_parameters()}
+
+
+def test_eyes_that_knew_no_clips_see_the_mean_of_two_frames(maker: BatchMaker, tmp_path: Path) -> None:
+    model = run_of(tmp_path, "eyes").model
+    visual = model.visual
+    batch = batch_with_pictures(maker, "together")
+    still, grids = batch.pictures.patches, [batch.pictures.grid] * len(batch.pictures.prefix)
+    frames = still.view(len(still), 3, 2, -1)
+    moved = frames.roll(1, dims=0)
+    pair = torch.stack([frames[:, :, 0], moved[:, :, 1]], dim=2).flatten(1)
+    mean = ((frames + moved) / 2).flatten(1)
+    with torch.no_grad():
+        before = visual(still, grids)
+        assert not torch.allclose(visual(pair, grids), visual(mean, grids), atol=1e-4)
+        level_frames(model)
+        assert torch.allclose(visual(pair, grids), visual(mean, grids), atol=1e-4)
+        assert torch.allclose(visual(still, grids), before, atol=1e-4)
+
+
+def test_clips_teach_what_is_new_in_each_pair(maker: BatchMaker, tmp_path: Path) -> None:
+    run_of(tmp_path, "eyes").save()
+    run_of(tmp_path, "language").save()
+    run = run_of(tmp_path, "together")
+    batch = maker.make(0, 0.9, Curriculum("together", 150, clips=1.0))
+    run.losses(batch, RouterBalance(run.model)).total.backward()
+    for read in run.pointing.noticed.values():
+        assert read.weight.grad is not None
+        assert read.weight.grad.any()
 
 
 def test_drafts_cost_the_trunk_nothing(maker: BatchMaker, tmp_path: Path) -> None:
