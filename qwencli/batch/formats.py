@@ -1,0 +1,166 @@
+"""How an answer stands in the output: as `qwen ask --json` has it, in OpenAI's Batch form, or as a CSV row.
+
+Each form can be read back: the output alone says what is done.
+"""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any, Literal, Protocol
+
+from qwencli.render.record import Record
+
+Form = Literal["json", "openai", "csv"]
+_COLUMNS = ("item", "answer", "finish_reason", "error", "prompt_tokens", "completion_tokens", "model", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a line of an output says: whose answer it is."""
+
+    item: str
+    id: str
+    is_failed: bool
+    model: str | None
+
+
+class Format(Protocol):
+    """`prefix`: what the ids of its answers begin with; `header`: what stands before the first of them.
+
+    `beginning`: what each line begins with.
+    """
+
+    prefix: str
+    header: bytes
+    beginning: bytes
+
+    def encode(self, record: Record, error: dict[str, Any] | None) -> bytes:
+        """The whole line, with its end."""
+        ...
+
+    def decode(self, line: bytes) -> Line:
+        """Raises ValueError, LookupError or TypeError for what is no such line."""
+        ...
+
+    def lines(self, file: IO[bytes]) -> Iterator[bytes]:
+        """Of a file from where it stands; the last one may be torn."""
+        ...
+
+    def is_whole(self, line: bytes) -> bool: ...
+
+
+class JsonFormat:
+    prefix, header = "item-", b""
+    beginning = b'{"schema_version": '
+
+    def encode(self, record: Record, error: dict[str, Any] | None) -> bytes:
+        return _json(record.to_dict(error))
+
+    def decode(self, line: bytes) -> Line:
+        values = json.loads(line)
+        return Line(_text(values["item"]), _text(values["id"]), values["error"] is not None, values["model"])
+
+    def lines(self, file: IO[bytes]) -> Iterator[bytes]:
+        yield from file
+
+    def is_whole(self, line: bytes) -> bool:
+        return line.endswith(b"\n")
+
+
+class OpenAIFormat(JsonFormat):
+    prefix = "batch_req_"
+    beginning = b'{"id": "batch_req_'
+
+    def encode(self, record: Record, error: dict[str, Any] | None) -> bytes:
+        failure = {"code": error["kind"], "message": error["message"]} if error else None
+        response = (
+            None if error else {"status_code": 200, "request_id": record.id, "body": completion(record)}
+        )
+        values = {"id": record.id, "custom_id": record.item, "response": response, "error": failure}
+        return _json(values)
+
+    def decode(self, line: bytes) -> Line:
+        values = json.loads(line)
+        response = values["response"]
+        model = response["body"]["model"] if response else None
+        return Line(_text(values["custom_id"]), _text(values["id"]), values["error"] is not None, model)
+
+
+class CsvFormat:
+    prefix, header = "item-", (",".join(_COLUMNS) + "\r\n").encode()
+    beginning = b""
+
+    def encode(self, record: Record, error: dict[str, Any] | None) -> bytes:
+        usage = record.usage
+        row = (
+            *(record.item, None if error else record.answer),
+            *("error" if error else record.finish_reason, error["message"] if error else None),
+            *(usage.prompt_tokens, usage.completion_tokens, record.model, record.id),
+        )
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\r\n").writerow(row)
+        # Names of files may hold bytes that are no text: they come back as they were.
+        return text.getvalue().encode(errors="surrogateescape")
+
+    def decode(self, line: bytes) -> Line:
+        (row,) = csv.reader(io.StringIO(line.decode(errors="surrogateescape"), newline=""), strict=True)
+        values = dict(zip(_COLUMNS, row, strict=True))
+        return Line(values["item"], values["id"], values["finish_reason"] == "error", values["model"] or None)
+
+    def lines(self, file: IO[bytes]) -> Iterator[bytes]:
+        """Rows: a line's end between quotes ends none."""
+        row = b""
+        for line in file:
+            row += line
+            if self.is_whole(row):
+                yield row
+                row = b""
+        if row:
+            yield row
+
+    def is_whole(self, line: bytes) -> bool:
+        return line.endswith(b"\r\n") and line.count(b'"') % 2 == 0
+
+
+FORMATS: dict[Form, Format] = {"json": JsonFormat(), "openai": OpenAIFormat(), "csv": CsvFormat()}
+
+
+def completion(record: Record) -> dict[str, Any]:
+    """An answer as OpenAI's chat completions have it, the reasoning as vLLM adds it."""
+    usage = record.usage
+    message = {"role": "assistant", "content": record.answer or "", "refusal": None}
+    if record.reasoning:
+        message["reasoning_content"] = record.reasoning
+    reason = "stop" if record.finish_reason == "stop" else "length"  # there is no word for a loop
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+    return {
+        "id": f"chatcmpl-{record.id}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": record.model,
+        "choices": [choice],
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        },
+    }
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    text = json.dumps(values, ensure_ascii=False)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:  # a file's name with bytes that are no text: as JSON's own escapes
+        return json.dumps(values).encode() + b"\n"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value

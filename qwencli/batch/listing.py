@@ -1,0 +1,251 @@
+"""Inputs of a batch as items, one by one: folders, patterns, lists, files of items.
+
+They may be gone through more than once (to count and check them, then to answer them), and only names are
+held meanwhile.
+"""
+
+import fnmatch
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from qwen35.errors import InputError
+from qwencli.batch.items import Item, columns_of
+from qwencli.batch.items_file import SUFFIXES, bad_line, read_items
+from qwencli.batch.template import MissingColumn, Template, unknown_name
+from qwencli.errors import UsageError
+from qwencli.media.kinds import VIDEO_SUFFIXES
+from qwencli.media.numbered import is_numbered
+from qwencli.media.source import is_data_uri, is_url, local_path
+
+# What is taken of a folder where no --include says it. Names alone decide: a broken picture is to be told.
+_TAKEN = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".qoi"),
+    *VIDEO_SUFFIXES,
+    *(".pdf", ".txt", ".md"),
+)
+_SHOWN_ENDS = 6
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class Listing:
+    """What was given on the command line, to be entered.
+
+    Mutable: it counts, anew each time that it is gone through.
+
+    `question` None: each line of an items file has its own. `output`: a file that is never an item.
+    """
+
+    inputs: Sequence[str]
+    question: Template | None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    is_null_separated: bool = False
+    output: Path | None = None
+    num_repeated: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)  # files of folders, by the ends of their names
+    missing: Counter[str] = field(default_factory=Counter)  # names in the question that items do not have
+    known: set[str] = field(default_factory=set)  # names that some item has
+    _stdin: IO[bytes] | None = None
+
+    def __iter__(self) -> Iterator[Item]:
+        """Each item once. Raises InputError for an input that is not there, UsageError where nobody asks."""
+        self.num_repeated = 0
+        self.left_out, self.missing, self.known = Counter(), Counter(), set()
+        seen: set[int] = set()  # numbers, not names: there may be millions
+        for spec in self.inputs:
+            for item in self._items_of(spec):
+                key = int.from_bytes(_digest(item.id))
+                if key not in seen:
+                    seen.add(key)
+                    yield item
+                elif item.place:
+                    yield bad_line(item.place, f"the id {item.id!r} has been on a line before.")
+                else:
+                    self.num_repeated += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._stdin:
+            self._stdin.close()
+
+    def left_out_note(self) -> str | None:
+        """One line on the files of folders that are no items."""
+        if not (total := self.left_out.total()):
+            return None
+        ends = ", ".join(end for end, _ in self.left_out.most_common(_SHOWN_ENDS))
+        return (
+            f"{total:,} file{'s' if total > 1 else ''} left out, by name no picture, video, PDF or text "
+            f"({ends}); --include takes them"
+        )
+
+    def _items_of(self, spec: str) -> Iterator[Item]:
+        if spec == "-":
+            yield from self._piped()
+            return
+        if is_url(spec) or is_data_uri(spec) or is_numbered(spec):
+            yield self._item_of(spec)
+            return
+        path = local_path(spec)
+        if path.is_dir():
+            yield from self._folder(str(path))
+        elif spec.lower().endswith(SUFFIXES) and path.is_file():
+            try:
+                with path.open("rb") as lines:
+                    yield from self._lines(lines, str(path))
+            except OSError as error:
+                raise InputError(f"{spec}: cannot be read ({error.strerror}).", path=spec) from None
+        elif path.exists():
+            yield self._item_of(str(path))
+        elif glob.has_magic(spec):
+            yield from self._pattern(str(path))
+        else:
+            raise InputError(f"{spec}: no such file.", path=spec)
+
+    def _folder(self, spec: str) -> Iterator[Item]:
+        """All that lies in it, in the order of names; what is hidden does not count."""
+        for entry in _walk(os.path.normpath(spec)):
+            if isinstance(entry, Item):
+                yield entry
+            elif entry.is_dir():
+                self.left_out["links to folders"] += 1
+            elif not entry.is_file() and not entry.is_symlink():
+                self.left_out["pipes, sockets and devices"] += 1  # which might never give anything
+            elif self._is_wanted(entry.path, os.path.relpath(entry.path, spec)):
+                yield self._item_of(entry.path)
+
+    def _pattern(self, spec: str) -> Iterator[Item]:
+        paths = [path for path in sorted(glob.glob(spec, recursive=True)) if Path(path).is_file()]  # noqa: PTH207
+        if not paths:
+            raise InputError(f"{spec}: matches no file.", path=spec)
+        for path in paths:
+            if self._passes(path) and not self._is_output(path):
+                yield self._item_of(path)
+
+    def _piped(self) -> Iterator[Item]:
+        """Standard input: paths, one a line (or between NULs), or the lines of an items file."""
+        self._stdin = self._stdin or _spooled_stdin()
+        self._stdin.seek(0)
+        is_items_file = not self.is_null_separated and self._stdin.read(1) == b"{"
+        self._stdin.seek(0)
+        if is_items_file:
+            yield from self._lines(self._stdin, "stdin")
+            return
+        for raw in _split(self._stdin, b"\0" if self.is_null_separated else b"\n"):
+            path = os.fsdecode(raw if self.is_null_separated else raw.rstrip(b"\r"))
+            if path and self._passes(path) and not self._is_output(path):
+                yield self._item_of(path)
+
+    def _lines(self, lines: IO[bytes], source: str) -> Iterator[Item]:
+        yield from read_items(lines, source, self._ask_line if self.question else None)
+
+    def _is_wanted(self, path: str, name: str) -> bool:
+        """Whether a file of a folder is an item."""
+        if self._is_output(path) or not self._passes(name):
+            return False
+        end = Path(path).suffix.lower()
+        if self.include or end in _TAKEN:
+            return True
+        self.left_out[end or Path(path).name] += 1
+        return False
+
+    def _passes(self, path: str) -> bool:
+        names = (path, path.rpartition("/")[2])
+
+        def matches(patterns: Sequence[str]) -> bool:
+            return any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
+
+        return (not self.include or matches(self.include)) and not matches(self.exclude)
+
+    def _is_output(self, path: str) -> bool:
+        if self.output is None or Path(path).name != self.output.name:
+            return False
+        with suppress(OSError):
+            return self.output.samefile(path)
+        return False
+
+    def _item_of(self, spec: str) -> Item:
+        """The command's question about one input."""
+        if self.question is None:
+            raise UsageError(
+                f"There is no question about {spec[:80]}. Ask one: qwen batch ... 'Describe this.'"
+            )
+        id = spec if is_url(spec) else os.path.normpath(spec)
+        if is_data_uri(spec):
+            id = f"data:{_digest(spec).hex()}"
+        try:
+            return self._ask(id, (spec,), columns_of(spec))
+        except MissingColumn as error:
+            raise UsageError(unknown_name(error.name, self.known)) from None
+
+    def _ask_line(self, id: str, inputs: tuple[str, ...], columns: Mapping[str, str]) -> Item:
+        try:
+            return self._ask(id, inputs, columns)
+        except MissingColumn as error:
+            self.missing[error.name] += 1
+            raise InputError(f"has no {error.name!r}, which the question names.") from None
+
+    def _ask(self, id: str, inputs: tuple[str, ...], columns: Mapping[str, str]) -> Item:
+        assert self.question is not None
+        self.known.update(columns)
+        return Item(id, inputs, self.question.fill(columns))
+
+
+def _walk(folder: str) -> "Iterator[os.DirEntry[str] | Item]":
+    """What lies below `folder`; an item that fails for a folder that cannot be read.
+
+    Links to folders are told, and not followed: they may lead round in a circle.
+    """
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if entry.name[0] != "."), key=lambda entry: entry.name)
+    except OSError as error:
+        yield Item(folder, error=InputError(f"{folder}: cannot be read ({error.strerror}).", path=folder))
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path)
+        else:
+            yield entry
+
+
+def _split(file: IO[bytes], separator: bytes) -> Iterator[bytes]:
+    rest = b""
+    while chunk := file.read(_CHUNK_BYTES):
+        *whole, rest = (rest + chunk).split(separator)
+        yield from whole
+    yield rest
+
+
+def _spooled_stdin() -> IO[bytes]:
+    """Standard input in a temporary file, to be read twice."""
+    import shutil
+    import tempfile
+
+    spooled = tempfile.TemporaryFile(prefix="qwen-")  # noqa: SIM115 (open as long as the listing)
+    try:
+        if os.isatty(0):
+            raise UsageError(
+                "'-' means a list on standard input: find scans -name '*.png' | qwen batch - ..."
+            )
+        with open(0, "rb", closefd=False) as stdin:
+            shutil.copyfileobj(stdin, spooled)
+    except OSError as error:
+        raise UsageError(f"'-' means standard input, which cannot be read ({error.strerror}).") from None
+    return spooled
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()

@@ -1,0 +1,394 @@
+"""`qwen batch`: one question about many items, answered together, in an output that survives anything."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qwencli import options
+from qwencli.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from qwen35.engine.engine import Engine
+    from qwencli.batch.formats import Form, Format
+    from qwencli.batch.identity import Run
+    from qwencli.batch.listing import Listing
+    from qwencli.batch.prepare import Preparer
+    from qwencli.batch.survey import Survey
+    from qwencli.batch.targets import Done, Target
+    from qwencli.folders import Folders
+    from qwencli.known_models import KnownModel
+    from qwencli.render.aside import Aside
+    from qwencli.settings import Settings
+    from qwencli.structured.finish import Finish
+    from qwencli.values import PageRanges
+
+
+def batch(
+    context: typer.Context,
+    words: Annotated[list[str] | None, typer.Argument(metavar="INPUT... PROMPT", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write the answers there, and go on with what is there. Default: standard output.",
+            show_default=False,
+        ),
+    ] = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    null: options.Null = False,
+    format: options.LineFormat = "json",
+    render_as: options.RenderAs = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask again what failed in the output.")
+    ] = False,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Keep answers of another model, question or settings in the output."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin the output anew, whatever is in it.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", min=1, help="Ask at most N items.", show_default=False),
+    ] = None,
+    batch_size: options.BatchSize = None,
+    system: options.System = None,
+    pages: options.Pages = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    load: options.Load = None,
+    ram: options.Ram = None,
+    quant: options.Quant = None,
+    threads: options.Threads = None,
+    ctx: options.Context = None,
+    image_tokens: options.ImageTokenBounds = None,
+    fps: options.Fps = None,
+    frames: options.Frames = None,
+    start: options.Start = None,
+    end: options.End = None,
+    video_tokens: options.VideoTokenBound = None,
+    think: options.Think = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    presence_penalty: options.PresencePenalty = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    stop: options.Stop = None,
+    seed: options.Seed = None,
+    loops: options.Loops = None,
+    schema: options.Schema = None,
+    regex: options.Regex = None,
+    choice: options.Choice = None,
+    grammar: options.GrammarFile = None,
+    extract: options.Extract = False,
+    no_cache: options.NoCache = False,
+    private: options.Private = False,
+    json: options.Json = False,
+    dry_run: options.DryRun = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Ask one question about many items: each file of a folder, each line of a list.
+
+    INPUT is a folder (and all folders in it), files, a pattern in quotes ('scans/**/*.png'), a file of items
+    (.jsonl), or - for a list of paths on standard input. PROMPT is the question, the last argument; {name},
+    {path} and {stem} in it are the item's, and so are the columns of a .jsonl file: {city}.
+
+    qwen batch scans/ "What is the total?" -o totals.jsonl
+
+    find . -name '*.jpg' -print0 | qwen batch -0 - "Describe {name}." -o photos.csv --as csv
+
+    qwen batch requests.jsonl -o answers.jsonl --format openai
+
+    A line of a .jsonl file may have an `id`, an `image`, `video`, `path` or `file`, its own `prompt` (leave
+    out PROMPT), or be a request of OpenAI's Batch API.
+
+    The output has a line for each item, on the disk as soon as it is answered. After Ctrl-C (once: the items
+    at work are finished), kill -9 or a power cut, the same command goes on where it stopped. An item is known
+    by its name and its content: one that has changed is asked again. What many items share is computed once
+    if it comes first: put long instructions into --system.
+
+    Exit codes: 0 all answered, 6 some items failed, 7 some answers incomplete, 2 usage, 3 input unusable, 4
+    model unusable, 5 does not fit, 9 output unwritable, 130 interrupted.
+    """
+    from qwencli import runtime
+    from qwencli.batch.formats import FORMATS
+    from qwencli.batch.listing import Listing
+    from qwencli.batch.survey import survey
+    from qwencli.batch.template import Template
+    from qwencli.batch.words import tell_apart
+    from qwencli.conversation import system_text
+    from qwencli.folders import Folders
+    from qwencli.known_models import find_or_choose_model
+    from qwencli.render.aside import Aside, Verbosity
+    from qwencli.settings import Settings
+    from qwencli.structured.finish import Finish
+
+    if (append and overwrite) or (quiet and verbose) or (render_as and format != "json"):
+        raise UsageError(
+            "Of --append and --overwrite, of -q and -v, and of --format and --as, only one can be given."
+        )
+    existing = _Existing(append, overwrite, retry_failed)
+    finish = Finish.of(schema, regex, choice, grammar, extracts=extract)
+    if out is None and (append or overwrite or retry_failed or (json and not dry_run)):
+        raise UsageError(
+            "--append, --overwrite, --retry-failed and --json are for answers in a file: -o answers.jsonl"
+        )
+    form: Form = "csv" if render_as else "openai" if format == "openai" else "json"
+    inputs, question = tell_apart(words or [])
+    _check_output(out, inputs)
+    folders = Folders.locate(os.environ)
+    settings = Settings.resolve(context.params, os.environ, folders.config_file)
+    settings = replace(settings, system=system_text(settings.system))
+    runtime.sampling_of(settings)  # what cannot be meant is said before anything is looked at
+    verbosity = Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
+    template = None if question is None else Template(question)
+    with (
+        Aside(verbosity) as aside,
+        Listing(inputs, template, include or (), exclude or (), null, out) as listing,
+    ):
+        command = _Command(
+            settings,
+            folders,
+            find_or_choose_model(settings.model, folders),
+            FORMATS[form],
+            question,
+            pages,
+            out,
+            existing,
+            finish,
+            aside,
+            uses_cache=not no_cache,
+            is_private=private,
+            prints_json=json,
+            is_verbose=verbose,
+        )
+        found = survey(listing, lambda done: aside.progress.update("looking at the items", done, 0, "items"))
+        aside.progress.end()
+        for note in found.notes:
+            command.notify(note)
+        if dry_run:
+            command.estimate(found)
+            return
+        code = command.run(listing, found.num_items, batch_size, limit)
+    if code:
+        raise typer.Exit(code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Existing:
+    """What is to become of an output that is there."""
+
+    append: bool
+    overwrite: bool
+    retry_failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    settings: "Settings"
+    folders: "Folders"
+    model: "KnownModel"
+    form: "Format"
+    question: str | None
+    pages: "PageRanges | None"
+    out: Path | None
+    existing: _Existing
+    finish: "Finish"
+    aside: "Aside"
+    uses_cache: bool
+    is_private: bool
+    prints_json: bool
+    is_verbose: bool
+
+    def notify(self, text: str) -> None:
+        from qwen35.events import Note
+
+        self.aside.show(Note(text))
+
+    def run(self, listing: "Listing", num_items: int, rows: int | None, limit: int | None) -> int:
+        """Answer the items. Returns the exit code."""
+        from qwencli.batch.run import Batch
+        from qwencli.batch.speeds import keep_speed
+        from qwencli.batch.summary import Summary
+
+        weights, run = self._run()
+        summary = Summary(num_items)
+        with self._target(run) as target:
+            batch = Batch(
+                self._preparer(run, target.find),
+                target,
+                self.form,
+                self._load,
+                self.aside,
+                summary,
+                rows,
+                limit,
+                shows_progress=self.out is not None or not sys.stdout.isatty(),
+            )
+            try:
+                batch.run(listing)
+            finally:
+                summary.end()
+                self.aside.progress.end()
+                if summary.done:
+                    self.aside.figures(summary.text("the output" if self.out is None else str(self.out)))
+        if not self.is_private:
+            keep_speed(self.folders.state, weights, summary)
+        if self.is_verbose and batch.engine:
+            self.aside.figures(batch.figures())
+        if self.prints_json:
+            self._print_json(summary.to_dict() | {"interrupted": batch.stop.is_asked})
+        if batch.engine:
+            self._close(batch.engine)
+        if batch.stop.is_asked:
+            signal.raise_signal(signal.SIGINT)  # what was asked for: an interrupted run
+        if summary.failed + summary.failed_before:
+            return ExitCode.SOME_FAILED
+        return ExitCode.INCOMPLETE if summary.incomplete else ExitCode.OK
+
+    def estimate(self, found: "Survey") -> None:
+        """`--dry-run`."""
+        from qwencli.batch.estimate import estimate
+        from qwencli.batch.speeds import last_speed
+        from qwencli.render.output import standard_output
+
+        weights, run = self._run()
+        made = estimate(
+            found,
+            self._num_done(run),
+            self._preparer(run, lambda item, content: None),
+            last_speed(self.folders.state, weights),
+            lambda number, total: self.aside.progress.update("looking at some items", number, total, "items"),
+        )
+        self.aside.progress.end()
+        if self.prints_json:
+            self._print_json(made.to_dict())
+        else:
+            standard_output().write_text(made.text())
+
+    def _num_done(self, run: "Run") -> int:
+        """Items of this run in the output, which is only looked at; a note where it would be refused."""
+        from qwencli.batch.output_file import read_output
+
+        if self.out is None or self.existing.overwrite:
+            return 0
+        done, others, difference = set(), 0, ""
+        for line, of in read_output(self.out, self.form):
+            if of == run:
+                done.add(line.item)
+            else:
+                others, difference = others + 1, run.differences(of)
+        if others and not self.existing.append:
+            self.notify(f"{self.out}: holds {others:,} answers of {difference}, and would be refused")
+        return len(done)
+
+    def _run(self) -> "tuple[str, Run]":
+        from qwen35.weights.fingerprint import fingerprint
+        from qwencli.batch.identity import Run
+
+        weights = fingerprint(self.model.folder)
+        question, form = self.question, self.finish.form
+        if form:
+            question = f"{question or ''}\n{form.grammar.source}"
+        return weights, Run.of(weights, question, self.settings, self.pages)
+
+    def _preparer(self, run: "Run", find: "Callable[[str, str], Done | None]") -> "Preparer":
+        from qwencli import runtime
+        from qwencli.batch.prepare import Preparer
+
+        processor = runtime.open_processor(self.model.folder)
+        return Preparer(
+            processor, self.settings, self.pages, self.model.name, run, self.form.prefix, find, self.finish
+        )
+
+    def _target(self, run: "Run") -> "Target":
+        """A file that is gone on with, or a stream."""
+        from qwencli.batch.output_file import OutputFile
+        from qwencli.batch.targets import StreamTarget
+
+        if self.out is None or _is_stream(self.out):
+            return StreamTarget(self.out, self.form.header)
+        output = OutputFile.open(
+            self.out,
+            self.form,
+            run,
+            append=self.existing.append,
+            overwrite=self.existing.overwrite,
+            retry_failed=self.existing.retry_failed,
+        )
+        if output.found.torn_bytes:
+            self.notify(
+                f"{self.out}: ended in the middle of a line, which is cut off; its item is asked again"
+            )
+        return output
+
+    def _load(self) -> "Engine":
+        from qwencli import runtime
+        from qwencli.introduction import introduce
+
+        if not self.is_private:
+            introduce(self.model, self.folders, self.notify)
+        states = None
+        if self.uses_cache:
+            states = runtime.states_of(self.settings, self.folders.states, is_private=self.is_private)
+        self._on_load(0, 0)
+        processor = runtime.open_processor(self.model.folder)
+        return runtime.load(
+            self.model.folder,
+            processor,
+            self.settings,
+            self.folders.cache,
+            states,
+            self._on_load,
+            self.notify,
+        )
+
+    def _on_load(self, done: int, total: int) -> None:
+        self.aside.progress.update(f"loading {self.model.name}", done, total, "bytes")
+
+    def _close(self, engine: "Engine") -> None:
+        with self.aside.progress:
+            self.aside.progress.update("saving the states that items share", 0, 0, "bytes")
+            notes = engine.close()
+        for note in notes:
+            self.notify(note)
+
+    def _print_json(self, values: dict[str, Any]) -> None:
+        from qwencli.render.output import standard_output
+        from qwencli.render.record import SCHEMA_VERSION
+
+        output = None if self.out is None else str(self.out)
+        names = {"schema_version": SCHEMA_VERSION, "model": self.model.name, "output": output}
+        standard_output().print_json(names | values | {"error": None})
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether this is a pipe or a device."""
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except OSError:  # a name too long: it is told when it is opened
+        return False
+
+
+def _check_output(out: Path | None, inputs: Sequence[str]) -> None:
+    """Raises UsageError where an input would be written to."""
+    if out is None:
+        return
+    for spec in inputs:
+        with suppress(OSError, ValueError):
+            if out.samefile(spec):
+                raise UsageError(f"{out}: is an input. Choose another output.", path=str(out))

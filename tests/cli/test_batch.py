@@ -1,0 +1,408 @@
+"""`qwen batch` from its inputs to its output, in one process, with the built-in model."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.batches import QUICK, draw, records
+from tests.cli.conftest import Invoke, Result
+from tests.cli.test_bad_input import KEYS
+
+OUT = Path("out.jsonl")
+ASK = "how many shapes?"  # the answer has two tokens
+
+
+@pytest.fixture
+def scans(home: Path) -> Path:
+    """A folder with four pictures, one that is broken, and a file that is no item."""
+    draw(Path("scans"), 4)
+    Path("scans/torn.png").write_bytes(Path("scans/scan000.png").read_bytes()[:60])
+    Path("scans/index.db").write_bytes(b"1")
+    Path("scans/.hidden.png").write_bytes(b"1")
+    return Path("scans")
+
+
+@pytest.fixture
+def batch(invoke: Invoke) -> Invoke:
+    def run(*words: object, input: bytes | None = None) -> Result:
+        return invoke("batch", *words, *QUICK, input=input)
+
+    return run
+
+
+def test_each_file_of_a_folder_has_a_line_in_the_schema_of_ask(batch: Invoke, scans: Path) -> None:
+    result = batch(scans, "what colour is the circle in {name}?", "-o", OUT)
+    assert (result.code, result.out) == (6, "")
+    found = records(OUT)
+    names = ("more/scan002.png", "scan000.png", "scan001.png", "scan003.png", "torn.png")
+    assert sorted(found) == [f"scans/{name}" for name in names]
+    assert len({line["id"] for line in found.values()}) == 5
+    for line in found.values():
+        assert list(line) == KEYS
+        assert line["model"] == "mini"
+    good = found["scans/scan000.png"]
+    assert good["error"] is None
+    assert good["answer"]
+    assert good["attachments"][0]["source"] == "scans/scan000.png"
+    bad = found["scans/torn.png"]
+    assert (bad["answer"], bad["finish_reason"], bad["error"]["kind"]) == (None, "error", "input")
+    assert "scans/torn.png: is a PNG image, but damaged" in bad["error"]["message"]
+    assert "note: 1 file left out" in result.err
+    assert "(.db)" in result.err
+    assert "note: failed: scans/torn.png" in result.err
+    assert "4 of 5 items answered, 1 failed" in result.err
+
+
+def test_an_answer_is_the_one_that_ask_gives(batch: Invoke, invoke: Invoke, scans: Path) -> None:
+    batch(scans, ASK, "-o", OUT, "--batch-size", 3)
+    for item, line in records(OUT).items():
+        if line["error"] is None:
+            assert invoke("ask", item, ASK, *QUICK, "--no-cache").out == f"{line['answer']}\n"
+
+
+def test_a_finished_batch_asks_nothing_and_loads_no_model(
+    batch: Invoke, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch(scans, ASK, "-o", OUT)
+    before = OUT.read_bytes()
+    monkeypatch.setattr("qwencli.runtime.load", None)
+    result = batch(scans, ASK, "-o", OUT)
+    assert result.code == 6
+    assert "0 of 5 items answered, 5 were done before (1 of them failed)" in result.err
+    assert OUT.read_bytes() == before
+
+
+def test_new_and_changed_files_alone_are_asked(batch: Invoke, scans: Path) -> None:
+    batch(scans, ASK, "-o", OUT)
+    before = records(OUT)
+    (scans / "scan000.png").write_bytes((scans / "scan001.png").read_bytes())
+    (scans / "scan009.png").write_bytes((scans / "scan003.png").read_bytes())
+    (scans / "torn.png").write_bytes((scans / "scan001.png").read_bytes())
+    result = batch(scans, ASK, "-o", OUT)
+    assert result.code == 0
+    assert "3 of 6 items answered, 3 were done before" in result.err
+    after = records(OUT)
+    changed = [item for item in after if after[item] != before.get(item)]
+    assert changed == ["scans/scan000.png", "scans/scan009.png", "scans/torn.png"]
+    assert after["scans/scan000.png"]["answer"] == before["scans/scan001.png"]["answer"]
+
+
+def test_what_failed_is_asked_again_on_request(batch: Invoke, scans: Path) -> None:
+    Path("list").write_text("scans/scan000.png\nlater.png\n")
+    words = ("-", ASK, "-o", OUT)
+    first = batch(*words, input=b"scans/scan000.png\nlater.png\n")
+    assert first.code == 6
+    assert records(OUT)["later.png"]["error"]["message"] == "later.png: no such file."
+    again = batch(*words, "--retry-failed", input=b"scans/scan000.png\nlater.png\n")
+    assert again.code == 6
+    assert "1 were done before, 1 failed" in again.err
+    assert records(OUT)["later.png"]["error"]
+    assert len(records(OUT)) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "difference"),
+    [
+        (("what is it?",), "another question"),
+        ((ASK, "--system", "Be brief."), "another question"),
+        ((ASK, "--seed", "1"), "other settings"),
+        ((ASK, "-m", "mini-bf16"), "another model"),
+    ],
+)
+def test_an_output_of_another_run_is_refused(
+    batch: Invoke, invoke: Invoke, scans: Path, words: tuple, difference: str
+) -> None:
+    batch("scans/scan000.png", ASK, "-o", OUT)
+    before = OUT.read_bytes()
+    result = invoke("batch", "scans/scan000.png", words[0], "-o", OUT, *QUICK, *words[1:])
+    assert (result.code, result.out) == (2, "")
+    assert f"error: out.jsonl: holds 1 answers of {difference}. Choose another output" in result.err
+    assert OUT.read_bytes() == before
+
+
+def test_an_output_of_another_run_is_kept_or_dropped_on_request(batch: Invoke, scans: Path) -> None:
+    picture = "scans/scan000.png"
+    batch(picture, ASK, "-o", OUT)
+    first = OUT.read_text()
+    assert batch(picture, "what is it?", "-o", OUT, "--append").code == 0
+    assert OUT.read_text().startswith(first)
+    assert len(OUT.read_text().splitlines()) == 2
+    assert "1 were done before" in batch(picture, "what is it?", "-o", OUT, "--append").err
+    assert batch(picture, "how many circles?", "-o", OUT, "--overwrite").code == 0
+    assert len(records(OUT)) == 1
+
+
+def test_a_file_that_no_batch_wrote_is_left_alone(batch: Invoke, scans: Path) -> None:
+    for text in ("hello", "hello\n", "a,b\nc,d\n", '{"item": 1}\n', "\n"):
+        OUT.write_text(text)
+        for words in ((), ("--append",), ("--format", "openai"), ("--as", "csv")):
+            result = batch(scans, ASK, "-o", OUT, *words)
+            assert (result.code, OUT.read_text()) == (2, text)
+            assert "error: out.jsonl: is not what `qwen batch` writes" in result.err
+
+
+def test_an_answer_of_ask_is_no_torn_line_of_a_batch(batch: Invoke, invoke: Invoke, scans: Path) -> None:
+    OUT.write_text(invoke("ask", "hello", *QUICK, "--json").out)
+    before = OUT.read_text()
+    assert batch(scans, ASK, "-o", OUT).code == 2
+    assert OUT.read_text() == before
+
+
+def test_the_output_is_no_item_and_no_input(batch: Invoke, scans: Path) -> None:
+    out = scans / "notes.md"
+    assert batch(scans, ASK, "-o", out).code == 6
+    assert "5 were done before" in batch(scans, ASK, "-o", out).err
+    items = Path("items.jsonl")
+    items.write_text('{"prompt": "hello"}\n')
+    result = batch(items, "-o", items, "--overwrite")
+    assert (result.code, "items.jsonl: is an input" in result.err) == (2, True)
+    assert items.read_text() == '{"prompt": "hello"}\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((), 2, "There are no items. Name a folder"),
+        (("describe",), 2, "There are no items to ask 'describe' about"),
+        (("scans",), 2, "'scans' is an input, and there is no question. Ask one: qwen batch scans"),
+        (("scans/scan000.png",), 2, "is an input, and there is no question. Ask one: qwen batch"),
+        (("scans", " "), 3, "The question is empty"),
+        (("nowhere", ASK), 3, "nowhere: no such file"),
+        (("nowhere/*.png", ASK), 3, "nowhere/*.png: matches no file"),
+        (("x" * 5000, ASK), 3, "File name too long"),
+        (("scans", "--include", "*.xyz", ASK), 3, "There are no items"),
+        (("scans", "describe {stme}"), 2, "No item has {stme}. Did you mean {stem}? There is {name}"),
+        (("scans", ASK, "--append", "--overwrite"), 2, "only one can be given"),
+        (("scans", ASK, "--retry-failed"), 2, "are for answers in a file"),
+        (("scans", ASK, "--batch-size", "0"), 2, "not a whole number of at least 1"),
+        (("scans", ASK, "--format", "xml"), 2, "'xml' is none of json, openai"),
+        (("scans", ASK, "-o", "no/folder/out"), 9, "no/folder/out: cannot be written (No such file"),
+        (("scans", ASK, "-o", "scans/more"), 9, "scans/more: cannot be written (Is a directory)"),
+        (("scans", ASK, "-o", "x" * 5000), 9, "cannot be written (File name too long)"),
+        (("scans", ASK, "-m", "nobody"), 4, "nobody: no such model"),
+        (("scans", ASK, "--fps", "1", "--frames", "2"), 2, "only one can be given"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(
+    invoke: Invoke, scans: Path, words: tuple, code: int, message: str
+) -> None:
+    result = invoke("batch", "-m", "mini", *words)
+    assert (result.code, result.out) == (code, "")
+    assert message in result.err
+    assert result.err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.err
+
+
+def test_patterns_choose(batch: Invoke, scans: Path) -> None:
+    assert batch(scans, ASK, "-o", OUT, "--include", "*2.png", "--include", "more/*").code == 0
+    assert list(records(OUT)) == ["scans/more/scan002.png"]
+    batch("scans/**/scan*.png", "scans/scan000.png", ASK, "-o", "b", "--exclude", "*3.png")
+    assert list(records(Path("b"))) == ["scans/more/scan002.png", "scans/scan000.png", "scans/scan001.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_what_is_no_file_of_a_folder_is_left_out_and_told(batch: Invoke, scans: Path) -> None:
+    os.mkfifo(scans / "pipe.png")
+    (scans / "circle").symlink_to(Path.cwd() / scans, target_is_directory=True)
+    (scans / "gone.png").symlink_to("nowhere.png")
+    result = batch(scans, ASK, "-o", OUT, "--exclude", "torn.png")
+    assert "3 files left out" in result.err
+    assert "links to folders" in result.err
+    found = records(OUT)
+    assert len(found) == 5
+    assert found["scans/gone.png"]["error"]["message"] == "scans/gone.png: no such file."
+
+
+def test_lists_come_on_standard_input(batch: Invoke, scans: Path) -> None:
+    Path("odd\nname.png").write_bytes((scans / "scan000.png").read_bytes())
+    result = batch("-0", "-", ASK, "-o", OUT, input=b"scans/scan001.png\0odd\nname.png\0")
+    assert result.code == 0, result.err
+    assert list(records(OUT)) == ["scans/scan001.png", "odd\nname.png"]
+    result = batch("-", ASK, "-o", "b", input=b"scans/scan001.png\r\n\nscans/scan001.png\n")
+    assert "note: 1 input was named twice" in result.err
+    assert list(records(Path("b"))) == ["scans/scan001.png"]
+
+
+def test_a_name_that_is_no_text_comes_back(batch: Invoke, scans: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        Path(name).write_bytes((scans / "scan000.png").read_bytes())
+    except OSError:
+        pytest.skip("this platform has no such names")
+    for words in ((), ("--as", "csv"), ("--format", "openai")):
+        out = f"out{len(words)}{words[-1:]}"
+        assert batch(name, ASK, "-o", out, *words).code == 0
+        assert "1 were done before" in batch(name, ASK, "-o", out, *words).err
+
+
+def test_columns_of_lines_fill_the_question(batch: Invoke, scans: Path) -> None:
+    lines = [
+        {"id": "a", "image": "scans/scan000.png", "thing": "circle"},
+        {"path": "scan001.png", "thing": {"x": 1}},
+        {"id": 7, "thing": "sun"},
+        {"id": "a", "image": "scans/scan003.png", "thing": "square"},
+        {"id": "b", "image": "scans/scan003.png"},
+        {"id": "c", "image": 3, "thing": "square"},
+    ]
+    items = scans / "items.jsonl"
+    items.write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n\n[1]\n")
+    result = batch(items, 'what is {thing} of {stem}? {{thing}} {"a": 1}', "-o", OUT, "--dry-run")
+    assert (result.code, OUT.exists()) == (0, False)
+    assert 'what is circle of scan000? {thing} {"a": 1}' in result.out
+    result = batch(items, "what is the {thing}?", "-o", OUT)
+    assert result.code == 6
+    found = records(OUT)
+    assert set(found) == {"a", f"{items}:2", "7", *(f"{items}:{number}" for number in (4, 5, 6, 7, 9))}
+    errors = {item: line["error"]["message"] for item, line in found.items() if line["error"]}
+    assert errors == {
+        f"{items}:4": f"{items}, line 4: the id 'a' has been on a line before.",
+        f"{items}:5": f"{items}, line 5: has no 'thing', which the question names.",
+        f"{items}:6": f"{items}, line 6: 'image' is neither a path nor a list of paths.",
+        f"{items}:7": f"{items}, line 7: is not JSON (Expecting value: line 1 column 1 (char 0)).",
+        f"{items}:9": f"{items}, line 9: is not a JSON object.",
+    }
+    assert "note: 5 items that cannot be asked" in result.err
+    assert found[f"{items}:2"]["attachments"][0]["source"] == "scans/scan001.png"
+
+
+def test_a_column_that_no_line_has_is_told_before_anything_is_asked(batch: Invoke, home: Path) -> None:
+    Path("items.jsonl").write_text('{"city": "Rome"}\n{"city": "Bonn"}\n')
+    result = batch("items.jsonl", "where is {town}?", "-o", OUT)
+    assert (result.code, OUT.exists()) == (2, False)
+    assert "error: No item has {town}. There is {city}." in result.err
+
+
+def test_lines_may_bring_their_own_questions(batch: Invoke, home: Path) -> None:
+    result = batch("-", "-o", OUT, input=b'{"id": "x", "prompt": "hello"}\n{"id": "y"}\n')
+    assert result.code == 6
+    found = records(OUT)
+    assert found["x"]["answer"]
+    assert "stdin, line 2: has no 'prompt'" in found["stdin:2"]["error"]["message"]
+
+
+def test_without_a_file_lines_go_to_standard_output(batch: Invoke, scans: Path) -> None:
+    result = batch("scans/scan000.png", "scans/scan001.png", ASK)
+    assert result.code == 0
+    assert [json.loads(line)["item"] for line in result.out.splitlines()] == [
+        "scans/scan000.png",
+        "scans/scan001.png",
+    ]
+
+
+def test_a_table_can_be_gone_on_with(batch: Invoke, scans: Path) -> None:
+    out = Path("out.csv")
+    words = (scans, 'how many "shapes, if any?"', "-o", out, "--as", "csv")
+    batch(*words, "--limit", 2)
+    batch(*words)
+    with out.open(newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["item"])
+    assert len(rows) == 5
+    assert [row["finish_reason"] == "error" for row in rows] == [False] * 4 + [True]
+    assert "damaged" in rows[-1]["error"]
+    assert "5 were done before" in batch(*words).err
+
+
+def test_the_limit_counts_what_is_asked(batch: Invoke, scans: Path) -> None:
+    assert "2 of 5 items answered, 3 left" in batch(scans, ASK, "-o", OUT, "--limit", 2).err
+    assert len(records(OUT)) == 2
+    assert "1 of 5 items answered, 2 were done before, 2 left" in (
+        batch(scans, ASK, "-o", OUT, "--limit", 1).err
+    )
+
+
+def test_the_summary_is_an_object_for_programs(batch: Invoke, scans: Path) -> None:
+    result = batch(scans, ASK, "-o", OUT, "--json", "-q")
+    assert (result.code, result.err) == (6, "")
+    values = json.loads(result.out)
+    counts = {
+        name: values[name] for name in ("items", "answered", "failed", "skipped", "incomplete", "interrupted")
+    }
+    assert counts == {
+        "items": 5,
+        "answered": 4,
+        "failed": 1,
+        "skipped": 0,
+        "incomplete": 0,
+        "interrupted": False,
+    }
+    found = [line["usage"] for line in records(OUT).values()]
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert values["usage"][name] == sum(usage[name] for usage in found)
+    failed = batch(scans, "describe {x}", "-o", OUT, "--json")
+    assert json.loads(failed.out)["error"]["kind"] == "usage"
+
+
+def test_answers_that_were_cut_exit_with_7(batch: Invoke, scans: Path) -> None:
+    result = batch("scans/scan000.png", "describe", "-o", OUT)
+    assert result.code == 7
+    assert "1 answer is incomplete" in result.err
+
+
+def test_a_dry_run_estimates_by_the_speed_of_the_last_batch(
+    batch: Invoke, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scans / "torn.png").unlink()
+    first = batch(scans, ASK, "-o", OUT, "--dry-run", "--json")
+    values = json.loads(first.out)
+    assert (values["items"], values["to_do"], values["seconds"], OUT.exists()) == (4, 4, None, False)
+    assert values["looked_at"] == 4
+    assert values["prompt_tokens"] > values["image_tokens"] > 0
+    assert "this model has run no batch here" in batch(scans, ASK, "--dry-run").out
+    batch(scans, ASK, "-o", OUT, "--limit", 3)
+    monkeypatch.setattr("qwencli.runtime.load", None)
+    after = json.loads(batch(scans, ASK, "-o", OUT, "--dry-run", "--json").out)
+    assert (after["done"], after["to_do"]) == (3, 1)
+    cost = after["prompt_tokens"] + after["answer_tokens"]
+    assert after["seconds"] == pytest.approx(cost / after["tokens_per_s"])
+    report = batch(scans, ASK, "-o", OUT, "--dry-run").out
+    assert "4 (3 in the output already); 1 to ask" in report
+    assert "<|im_start|>user" in report
+    other = batch(scans, "what is it?", "-o", OUT, "--dry-run")
+    assert "out.jsonl: holds 3 answers of another question, and would be refused" in other.err
+
+
+def test_the_examples_run_as_shown(home: Path) -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    shutil.copytree(examples, "examples")
+    text = (examples / "README.md").read_text()
+    commands = re.findall(r"^ {4}(.*qwen batch .*)$", text, re.MULTILINE)
+    assert len(commands) == 4
+    environment = os.environ | {"QWEN_MODEL": "mini", "QWEN_MAX_TOKENS": "60"}
+    for command in commands:
+        line = command.partition(" | jq")[0].replace("qwen", f'"{sys.executable}" -m qwencli')
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    assert set(records(Path("answers.jsonl"))) == {"shapes", "receipt"}
+    assert records(Path("answers.jsonl"))["shapes"]["answer"] == "3"
+    with Path("answers.csv").open(newline="") as file:
+        items = {row["item"] for row in csv.DictReader(file)}
+    assert items == {f"examples/{name}.png" for name in ("receipt", "shapes", "text")}
+    assert len(Path("completions.jsonl").read_text().splitlines()) == 2
+    assert json.loads(done.stdout)["item"] == "examples/shapes.png"
+
+
+def test_the_help_names_every_exit_code_and_fits(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = invoke("batch", "--help").out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "0 all answered, 6 some items failed, 7 some answers incomplete" in " ".join(out.split())
+
+
+def test_figures_are_shown_on_request(batch: Invoke, scans: Path) -> None:
+    result = batch(scans, ASK, "-o", OUT, "-v", "--batch-size", "3")
+    assert "rows    3 at a time" in result.err
+    assert "prompt tokens" in result.err
+
+
+def test_text_around_pictures_is_shared(batch: Invoke, scans: Path) -> None:
+    batch(scans, ASK, "-o", OUT, "-s", "one two three four five six seven eight nine ten " * 8)
+    cached = [line["usage"]["cached_tokens"] for line in records(OUT).values() if not line["error"]]
+    assert sorted(cached)[0] == 0
+    assert sorted(cached)[1] > 50
