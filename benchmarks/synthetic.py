@@ -41,7 +41,7 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>' + message.role + '\\n' -}}
 {%- if message.content is string -%}{{- message.content -}}
 {%- else -%}{%- for part in message.content -%}
-{{- part.text if part.type == 'text' else '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{{- part.text if part.type == 'text' else '<|vision_start|><|' + part.type + '_pad|><|vision_end|>' -}}
 {%- endfor -%}{%- endif -%}
 {{- '<|im_end|>\\n' -}}
 {%- endfor -%}

@@ -27,12 +27,16 @@ class Clip(Protocol):
     """A video as whoever opened it offers it: what is known before it is decoded, and its frames."""
 
     source: str  # what the user called it
-    sha256: str  # of its bytes
     height: int  # of a frame in pixels, upright
     width: int
     duration: float  # seconds
     fps: float  # frames a second, on the average
     num_frames: int
+
+    @property
+    def sha256(self) -> str:
+        """Of its bytes; may have to be waited for, as a large file has to be read whole."""
+        ...
 
     def frames(self, times: Sequence[float], size: tuple[int, int]) -> Iterator[np.ndarray]:
         """For each of `times`, ascending seconds from the beginning, the frame that is shown then.

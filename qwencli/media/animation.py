@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from qwen35.errors import InputError
+from qwen35.processing.resize import resize_frame
 from qwencli.media.image import open_picture, to_rgb
 from qwencli.media.source import Source
 from qwencli.media.timeline import Timeline
@@ -50,7 +50,7 @@ class PictureClip:
                 if pixels is None:
                     self._bad.add(place)
                 else:
-                    picture = _resized(pixels, size)
+                    picture = resize_frame(pixels, size)
             num_owed += 1
             if picture is not None:
                 yield from [picture] * num_owed
@@ -112,9 +112,3 @@ def _frame(image: "ImageFile", number: int) -> np.ndarray | None:
         raise
     except Exception:  # damaged
         return None
-
-
-def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if pixels.shape[:2] == size:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,9 +105,10 @@ def _table_of(container: "InputContainer", stream: "VideoStream", first: "list[P
     entries = stream.index_entries
     if len(entries) < _CHECKED_PACKETS or len(entries) != stream.frames:  # fragments come without
         return None
-    rows = ((entry.timestamp, entry.pos + entry.size, entry.flags) for entry in entries)
-    stamps, ends, flags = np.fromiter(rows, np.dtype((np.int64, 3)), len(entries)).T
-    if (flags & _HIDDEN).any() or (np.diff(stamps) <= 0).any() or ends.max() > container.size:
+    rows = map(attrgetter("timestamp", "pos", "size", "flags"), entries)
+    stamps, starts_at, sizes, flags = np.fromiter(rows, np.dtype((np.int64, 4)), len(entries)).T
+    ends_at = int((starts_at + sizes).max())
+    if (flags & _HIDDEN).any() or (np.diff(stamps) <= 0).any() or ends_at > container.size:
         return None
     for packet, stamp in zip(first, stamps.tolist(), strict=False):
         if not packet.pts == packet.dts == stamp or packet.is_discard:

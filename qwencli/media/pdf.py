@@ -1,6 +1,7 @@
 """PDF documents: pages as pictures, by pypdfium2."""
 
 from collections.abc import Callable
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 MAX_PAGES = 20  # where none are chosen
 _SCALE = 150 / 72  # pixels per PDF point: 150 dpi
 _MAX_SIDE = 3000  # pixels, for posters and plans
+_PDFIUM = Lock()  # the library is not made for several threads
 
 
 def render_pages(source: Source, pages: PageRanges | None, notify: Callable[[str], None]) -> tuple[Part, ...]:
@@ -23,6 +25,13 @@ def render_pages(source: Source, pages: PageRanges | None, notify: Callable[[str
 
     Raises InputError for a damaged or locked document and for pages that it does not have.
     """
+    with _PDFIUM:
+        return _render_pages(source, pages, notify)
+
+
+def _render_pages(
+    source: Source, pages: PageRanges | None, notify: Callable[[str], None]
+) -> tuple[Part, ...]:
     import pypdfium2
 
     name = source.name

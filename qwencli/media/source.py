@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import os
 import tempfile
+import threading
 import urllib.parse
 import weakref
 from collections.abc import Iterable, Iterator
@@ -44,16 +45,45 @@ class Source:
         return len(self.data)
 
 
+class _Hashing(threading.Thread):
+    """A file's SHA-256, computed while other things are done with it: of gigabytes it takes seconds."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        super().__init__(name="hash", daemon=True)
+        self._source, self._path = name, path
+        self._digest = ""
+        self._error: OSError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with self._path.open("rb") as file:
+                self._digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            self._error = error
+
+    def result(self) -> str:
+        """Wait for it. Raises InputError where the file could not be read to its end."""
+        self.join()
+        if self._error:
+            raise InputError(f"{self._source}: cannot be read ({self._error.strerror}).", path=self._source)
+        return self._digest
+
+
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A video, whose bytes are not all read at once."""
+    """A video, whose bytes are not all read at once. `hashed`: its SHA-256, or what computes it."""
 
     name: str
     path: Path
     kind: Kind
-    sha256: str
+    hashed: str | _Hashing
     size_bytes: int
     keeper: Any = None  # of a temporary file: it is there as long as this object
+
+    @property
+    def sha256(self) -> str:
+        return self.hashed if isinstance(self.hashed, str) else self.hashed.result()
 
 
 AnySource = Source | FileSource
@@ -160,9 +190,7 @@ def _video_at(name: str, path: Path) -> FileSource | None:
         kind = sniff(file.read(HEAD_BYTES))
         if kind.family != "video":
             return None
-        file.seek(0)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileSource(name, path, kind, sha256, path.stat().st_size)
+    return FileSource(name, path, kind, _Hashing(name, path), path.stat().st_size)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

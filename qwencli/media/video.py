@@ -10,9 +10,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from qwen35.errors import InputError
+from qwen35.processing.resize import resize_frame
 from qwencli.media.frame_index import FrameIndex, read_index
 from qwencli.media.source import FileSource
 from qwencli.media.upright import Turn
@@ -28,6 +28,8 @@ _FORMATS = (
     "mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,ogg,asf,ivf,mxf,h264,hevc,obu,rm,nut,m4v,dv,gif,apng"
 )
 _SEEK_FRAMES = 8  # a seek empties the decoder, whose threads are a few frames ahead
+# Smaller frames are decoded in less time than it takes two threads to pass them on, above all after a seek.
+_PIXELS_FOR_THREADS = 640 * 360
 
 
 class VideoClip:
@@ -37,7 +39,6 @@ class VideoClip:
         self, source: FileSource, stream: int, index: FrameIndex, turn: Turn, size: tuple[int, int]
     ) -> None:
         self.source = source.name
-        self.sha256 = source.sha256
         self.height, self.width = size
         self.duration = index.timeline.duration
         self.fps = index.timeline.fps
@@ -47,6 +48,10 @@ class VideoClip:
         self._stream = stream
         self._turn = turn
         self._bad: set[int] = set()
+
+    @property
+    def sha256(self) -> str:
+        return self._file.sha256
 
     def frames(self, times: Sequence[float], size: tuple[int, int]) -> Iterator[np.ndarray]:
         """As `messages.Clip` has it."""
@@ -87,11 +92,8 @@ class VideoClip:
 
     def _resized(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Upright, and of that (height, width)."""
-        height, width = self._turn.turned(size)
-        if pixels.shape[:2] != (height, width):
-            resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-            pixels = np.asarray(resized)
-        return self._turn.apply(pixels)
+        turn = self._turn
+        return turn.apply(resize_frame(pixels, turn.turned(size), columns_first=turn.is_transposed))
 
 
 class _Reader:
@@ -107,7 +109,8 @@ class _Reader:
     ) -> None:
         self._container = container
         self._stream: VideoStream = container.streams[stream]  # type: ignore[assignment]
-        self._stream.thread_type = "AUTO"
+        is_large = self._stream.codec_context.height * self._stream.codec_context.width > _PIXELS_FOR_THREADS
+        self._stream.thread_type = "AUTO" if is_large else "NONE"
         self._index = index
         self._wanted = {int(index.stamps[number]) for number in wanted} if index.stamps is not None else None
         self._beat = beat

@@ -36,9 +36,9 @@ def test_a_clip_is_described_in_json(invoke: Invoke, clip: Path) -> None:
     assert attachment["plan"] in result.err
 
 
-def test_a_number_of_frames_and_a_bound_of_tokens(invoke: Invoke, clip: Path) -> None:
+def test_a_number_of_frames_and_a_bound_of_tokens(invoke: Invoke, model_folder: Path, clip: Path) -> None:
     def described(*options: object) -> dict[str, object]:
-        result = invoke("ask", "--dry-run", "--json", clip, "what?", *options)
+        result = invoke("ask", "-m", model_folder, "--dry-run", "--json", clip, "what?", *options)
         assert result.code == 0, result.err
         (attachment,) = json.loads(result.out)["attachments"]
         return dict(attachment)
@@ -55,6 +55,7 @@ def test_a_dry_run_shows_the_plan(invoke: Invoke, clip: Path) -> None:
     result = invoke("ask", "--dry-run", clip, "what?")
     assert result.code == 0, result.err
     assert "clip.mp4: 4 s at 2 fps: 8 frames" in result.err
+    assert "assumed" not in result.err
     assert "tokens  video  clip.mp4" in result.out
 
 
@@ -109,6 +110,9 @@ def test_settings_choose_frames_too_and_the_nearer_one_counts(
         (("--fps", 1, "--frames", 2), "Of --fps and --frames, only one can be given."),
         (("--start", 3, "--end", 2), "--end 2 is not after --start 3."),
         (("--video-tokens", "0"), "'0' is none of auto, model, or a number of tokens."),
+        (("--each-window",), "--each-window needs --window TIME, such as --window 60s."),
+        (("--window", "2s", "--chat", "new"), "--window is for a single question"),
+        (("--window", "2s", "--each-window", "--choice", "yes,no"), "--each-window gives several answers"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(
@@ -131,6 +135,7 @@ def test_what_cannot_be_used_is_one_line(invoke: Invoke, clip: Path) -> None:
         (("folder.mp4",), "folder.mp4: is a folder without a usable picture"),
         ((clip, "--start", "90"), "clip.mp4: it ends after 4.0 s"),
         ((clip, "--video-tokens", 1), "clip.mp4: one pair of its frames takes"),
+        ((clip, "--window", 0.2), "A window of 0.2 s is too short."),
     ):
         inputs, options = words[:1], words[1:]
         result = invoke("ask", "-q", *inputs, "what?", *options)
@@ -174,11 +179,14 @@ def test_what_was_seen_of_a_clip_stays_so_in_a_saved_conversation(invoke: Invoke
     assert two["usage"]["prompt_tokens"] > one["usage"]["prompt_tokens"]
 
 
-def test_a_large_clip_is_capped_on_a_cpu_with_one_note(invoke: Invoke, home: Path) -> None:
+def test_a_large_clip_is_capped_on_a_cpu_with_one_note(
+    invoke: Invoke, model_folder: Path, home: Path
+) -> None:
     path = encode(Path("large.mp4"), (counter(number, 960, 960) for number in range(40)), fps=1)
 
     def tokens(*options: str) -> tuple[int, str]:
-        result = invoke("ask", "--dry-run", "--json", "--device", "cpu", path, "what?", *options)
+        words = ("-m", model_folder, "--dry-run", "--json", "--device", "cpu")
+        result = invoke("ask", *words, path, "what?", *options)
         assert result.code == 0, result.err
         return json.loads(result.out)["attachments"][0]["tokens"], result.err
 
@@ -188,3 +196,48 @@ def test_a_large_clip_is_capped_on_a_cpu_with_one_note(invoke: Invoke, home: Pat
     assert notes.count(f"a video is capped at 8192 of {free} tokens to save time on the CPU") == 1
     assert "capped at 8,192" in notes
     assert "to save time" not in no_notes
+
+
+def test_a_clip_is_walked_through_in_windows(invoke: Invoke, clip: Path) -> None:
+    words = ("ask", "-m", "mini", clip, "what?", "--fps", 1, "--window", "2s", "--max-tokens", 3)
+    result = invoke(*words, "--json")
+    assert result.code in (0, 7), result.err
+    record = json.loads(result.out)
+    (attachment,) = record["attachments"]
+    assert attachment["windows"] == [[0, 2], [2, 4]]
+    assert attachment["times_s"] == [0, 1, 2, 3]
+    assert attachment["tokens"] == record["usage"]["video_tokens"] > 0
+    assert f"clip.mp4: {attachment['plan']}" in record["notes"]
+    assert attachment["plan"].startswith("2 windows of 2 s at 1 fps: 2 frames")
+    assert "clip.mp4: 2 windows of 2 s" in result.err
+    assert record["answers"] == [record["answer"]]
+    assert record["windows"] is None
+    assert record["usage"]["prompt_tokens"] > record["usage"]["video_tokens"]
+
+
+def test_each_window_is_answered_in_a_line_of_its_own(invoke: Invoke, clip: Path) -> None:
+    words = ("ask", "-m", "mini", clip, "what?", "--fps", 1, "--window", "2s", "--each-window")
+    result = invoke(*words, "--max-tokens", 3, "--json")
+    record = json.loads(result.out)
+    windows = record["windows"]
+    assert [(window["start_s"], window["end_s"]) for window in windows] == [(0, 2), (2, 4)]
+    assert [window["answer"] for window in windows] == record["answers"]
+    assert record["answer"] == "".join(
+        f"{newline}- {seconds}: {answer}"
+        for newline, seconds, answer in zip(
+            ("", "\n"), ("0:00-0:02", "0:02-0:04"), record["answers"], strict=True
+        )
+    )
+    plain = invoke(*words, "--max-tokens", 3)
+    assert plain.out == record["answer"] + "\n"
+    lines = [json.loads(line) for line in invoke(*words, "--max-tokens", 3, "--jsonl").out.splitlines()]
+    told = [line for line in lines if line["type"] == "window"]
+    assert [{key: line[key] for key in windows[0]} for line in told] == windows
+
+
+def test_a_dry_run_shows_the_first_window(invoke: Invoke, clip: Path) -> None:
+    result = invoke("ask", "--dry-run", clip, "what?", "--fps", 1, "--window", "2s")
+    assert result.code == 0, result.err
+    assert "clip.mp4: 2 windows of 2 s" in result.err
+    assert "<0.5 seconds>" in result.out
+    assert "<2.5 seconds>" not in result.out

@@ -7,9 +7,9 @@ from typing import ClassVar
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
 from qwen35.errors import InputError
+from qwen35.processing.resize import resize_frame
 from qwencli.media.frame_index import FrameIndex
 from qwencli.media.upright import Turn
 from tests.media.clips import COLOURS, all_times, colours_of, counter, encode, number_of, numbers, opened
@@ -73,12 +73,11 @@ def test_colours_are_those_that_were_encoded(clip_file: Path) -> None:
     np.testing.assert_allclose(colours_of(frame), COLOURS, atol=5)
 
 
-def test_frames_are_resized_as_pictures_are(clip_file: Path) -> None:
+def test_frames_are_resized_as_the_model_expects_it(clip_file: Path) -> None:
     clip = opened(clip_file)
     (whole,) = clip.frames([2.0], (96, 160))
-    (small,) = clip.frames([2.0], (64, 96))
-    expected = Image.fromarray(whole).resize((96, 64), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(small, np.asarray(expected))
+    (small,) = clip.frames([2.0], (64, 160))
+    np.testing.assert_array_equal(small, resize_frame(whole, (64, 160)))
     assert small.flags.c_contiguous
 
 
@@ -110,6 +109,17 @@ def test_frames_are_chosen_by_time_where_the_rate_varies(tmp_path: Path) -> None
     assert clip.num_frames == 9
     assert clip.duration == pytest.approx(127 / 25, abs=0.05)
     assert numbers(clip, [0.0, 0.13, 1.0, 1.96, 2.0, 2.2, 4.9, 5.0]) == [0, 3, 3, 3, 4, 6, 6, 7]
+
+
+def test_a_clip_of_three_hours(tmp_path: Path) -> None:
+    frames = (counter(number % 256) for number in range(540))  # one in twenty seconds
+    stamps = range(0, 540 * 500, 500)
+    clip = opened(encode(tmp_path / "clip.mp4", frames, stamps=stamps, g="50", preset="ultrafast"))
+    assert (clip.num_frames, clip.duration) == (540, pytest.approx(3 * 3600, abs=20))
+    clip.index = watched = Watched(**{name: getattr(clip.index, name) for name in clip.index.__slots__})
+    watched.decoded.clear()
+    assert numbers(clip, [0.0, 5405.0, 10_799.0]) == [0, 270 % 256, 539 % 256]
+    assert len(watched.decoded) < 110
 
 
 def test_a_clip_of_one_frame(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image
+
+from qwen35.processing.resize import resize_frame
 
 
 class ArrayClip:
-    """A `messages.Clip` of `pixels` (F, height, width, 3) uint8 at a constant rate, resized by Pillow."""
+    """A `messages.Clip` of `pixels` (F, height, width, 3) uint8 at a constant rate, resized as all clips are."""
 
     def __init__(self, pixels: np.ndarray, fps: float = 25.0, source: str = "clip.mp4") -> None:
         self.pixels, self.fps, self.source = pixels, fps, source
@@ -27,7 +28,7 @@ class ArrayClip:
         for time in times:
             index = min(int(time * self.fps + 0.1), self.num_frames - 1)
             self.shown.append(index)
-            yield resized(self.pixels[index], size)
+            yield resize_frame(self.pixels[index], size)
 
     def notes(self) -> tuple[str, ...]:
         return ()
@@ -48,11 +49,6 @@ class LongClip(ArrayClip):
             yield np.broadcast_to(np.array([index % 256, index // 256 % 256, 7], np.uint8), (*size, 3)).copy()
 
 
-def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    height, width = size
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
-
-
 def clip(
     num_frames: int = 12,
     height: int = 64,
@@ -65,4 +61,4 @@ def clip(
     """One whose frames all differ."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (num_frames, 5, 7, 3), dtype=np.uint8)
-    return ArrayClip(np.stack([resized(frame, (height, width)) for frame in coarse]), fps, source)
+    return ArrayClip(np.stack([resize_frame(frame, (height, width)) for frame in coarse]), fps, source)

@@ -142,7 +142,8 @@ class VideoProcessor:
         natural = self._size(clip, len(times), math.inf)
         uncapped = Cap(len(times), natural, self._tokens(natural))
         if sampling.max_tokens is None:
-            size, limit = self._size(clip, len(times), self._budget(len(times))), self._max_pixels
+            limit = self._budget(len(times))
+            size = self._size(clip, len(times), limit)
         else:
             limit = sampling.max_tokens * PAIR * self.factor**2
             num_frames, size = self._fit(clip, len(times), natural, sampling.max_tokens)
@@ -155,7 +156,7 @@ class VideoProcessor:
             start=start,
             end=end,
             original_size=(clip.height, clip.width),
-            max_tokens=limit // (PAIR * self.factor**2),
+            max_tokens=int(limit) // (PAIR * self.factor**2),
             uncapped=None if (len(times), size) == (uncapped.num_frames, natural) else uncapped,
         )
 

@@ -38,6 +38,11 @@ class VideoPlan:
         return f"<{sum(self.pair(index)) / 2:.1f} seconds>"
 
     @property
+    def range(self) -> str:
+        """Its seconds as a clock shows them, such as "1:00-2:00"."""
+        return f"{_clock(self.start)}-{_clock(self.end)}"
+
+    @property
     def num_pairs(self) -> int:
         return -(-len(self.times) // 2)
 
@@ -87,6 +92,15 @@ class VideoPlan:
 def _short(number: float) -> str:
     """With two digits that count, at least."""
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _clock(seconds: float) -> str:
+    """Such as 0:59.5, 12:00 or 1:02:03."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"{clock}:{rest // 10:02}" + (f".{rest % 10}" if rest % 10 else "")
 
 
 def _frames(wanted: Cap) -> str:
