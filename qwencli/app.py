@@ -12,12 +12,15 @@ from typer.main import get_command
 
 from qwen35.errors import DoesNotFit, Qwen35Error
 from qwencli.commands.ask import ask
+from qwencli.commands.batch import batch
 from qwencli.commands.bench import bench
 from qwencli.commands.cache import cache
 from qwencli.commands.chat import chat
 from qwencli.commands.chats import chats
 from qwencli.commands.doctor import doctor
 from qwencli.commands.models import models
+from qwencli.commands.plan import plan
+from qwencli.commands.schema import schema
 from qwencli.errors import OutputError, ReaderGone, UsageError, exit_code_for
 from qwencli.interrupts import Interrupts
 from qwencli.render.output import Output, standard_output
@@ -32,6 +35,9 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command()(chat)
+app.command()(batch)
+app.command()(plan)
+app.command()(schema)
 app.command()(bench)
 app.command()(doctor)
 app.add_typer(models, name="models")

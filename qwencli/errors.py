@@ -2,7 +2,14 @@
 
 from enum import IntEnum
 
-from qwen35.errors import CheckpointError, DoesNotFit, InputError, Qwen35Error, UnwritableError
+from qwen35.errors import (
+    CheckpointError,
+    DoesNotFit,
+    InputError,
+    NetworkError,
+    Qwen35Error,
+    UnwritableError,
+)
 
 
 class ExitCode(IntEnum):
@@ -12,6 +19,7 @@ class ExitCode(IntEnum):
     INPUT = 3
     CHECKPOINT = 4
     DOES_NOT_FIT = 5
+    SOME_FAILED = 6  # items of a batch
     INCOMPLETE = 7  # the answer was cut
     NETWORK = 8
     UNWRITABLE = 9
@@ -27,12 +35,6 @@ class UsageError(CliError):
     """The command was called wrongly, or a setting has a value that it cannot have."""
 
     kind = "usage"
-
-
-class NetworkError(CliError):
-    """A URL that gave nothing usable."""
-
-    kind = "network"
 
 
 class OutputError(CliError):

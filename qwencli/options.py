@@ -6,7 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from qwencli.settings import PARSERS
-from qwencli.values import ImageTokens, PageRanges, Thinking, VideoTokens, parse_pages
+from qwencli.values import (
+    ImageTokens,
+    PageRanges,
+    Thinking,
+    VideoTokens,
+    parse_batch_size,
+    parse_choice,
+    parse_pages,
+    parse_rate,
+    parse_time,
+)
 
 
 def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -48,6 +58,20 @@ def complete_model(incomplete: str) -> Iterator[str]:
     for model in known_models(Folders.locate(os.environ)):
         if model.name.startswith(incomplete):
             yield model.name
+
+
+def complete_release(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Short names of published models, and the user's own, with their repositories."""
+    import os
+
+    from qwen35.weights.catalogue import RELEASES
+    from qwencli.folders import Folders
+    from qwencli.settings import own_models
+
+    names = own_models(Folders.locate(os.environ).config_file) | {own.alias: own.repo for own in RELEASES}
+    for name, repo in names.items():
+        if name.startswith(incomplete):
+            yield name, repo
 
 
 def complete_chat(incomplete: str) -> Iterator[tuple[str, str]]:
@@ -118,7 +142,28 @@ Quant = Annotated[
 Threads = Annotated[
     int | None, _setting("--threads", metavar="N", help="CPU threads. Default: one per core.")
 ]
+Speculate = Annotated[
+    str | None,
+    _setting(
+        "--speculate",
+        metavar="auto|off|N",
+        help="Tokens that the model's MTP module drafts at a time, for the model to check: the answer stays "
+        "the same. auto: as many as are faster.",
+        completes=("auto", "off"),
+    ),
+]
 Context = Annotated[int | None, _setting("--ctx", metavar="N", help="At most N tokens of prompt and answer.")]
+
+LimitRate = Annotated[
+    int | None,
+    typer.Option(
+        "--limit-rate",
+        parser=_parser(parse_rate),
+        metavar="SIZE",
+        help="Fetch at most SIZE a second, as 5M.",
+        show_default=False,
+    ),
+]
 
 System = Annotated[
     str | None,
@@ -169,6 +214,18 @@ VideoTokenBound = Annotated[
         completes=("auto", "model"),
     ),
 ]
+Window = Annotated[
+    float | None,
+    typer.Option(
+        "--window",
+        parser=_parser(parse_time),
+        metavar="TIME",
+        help="Walk through a very long video in windows, of 60s perhaps: attention sees one at a time, and "
+        "memory does not grow. The answer comes at the end.",
+        show_default=False,
+    ),
+]
+EachWindow = Annotated[bool, typer.Option("--each-window", help="With --window: an answer in each of them.")]
 
 Think = Annotated[
     Thinking | None,
@@ -211,6 +268,127 @@ Stop = Annotated[
     ),
 ]
 Seed = Annotated[int | None, _setting("--seed", metavar="N", help="Draw the same answer again.")]
+
+NumAnswers = Annotated[
+    int,
+    typer.Option("--n", metavar="N", min=1, help="Write N answers; the prompt is read once."),
+]
+Logprobs = Annotated[
+    bool, typer.Option("--logprobs", help="With --json: the logarithm of each token's probability.")
+]
+Loops = Annotated[
+    str | None,
+    _setting(
+        "--loops",
+        metavar="end|ignore",
+        help="What becomes of an answer that repeats itself without end. Default: end.",
+        completes=("end", "ignore"),
+    ),
+]
+
+Schema = Annotated[
+    str | None,
+    typer.Option(
+        "--schema",
+        metavar="FILE|JSON|FIELDS",
+        help="Answer in JSON by this JSON Schema, or with these fields: 'name, total float, items[]'.",
+        show_default=False,
+    ),
+]
+Regex = Annotated[
+    str | None,
+    typer.Option(
+        "--regex", metavar="PATTERN", help="All of the answer matches the pattern.", show_default=False
+    ),
+]
+Choice = Annotated[
+    str | None,
+    typer.Option("--choice", metavar="A,B,C", help="The answer is one of these.", show_default=False),
+]
+GrammarFile = Annotated[
+    str | None,
+    typer.Option(
+        "--grammar", metavar="FILE", help="The answer is a sentence of this Lark grammar.", show_default=False
+    ),
+]
+Check = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--check",
+        metavar="RULE",
+        help="A rule for the data of a --schema: 'sum(items.price) == total'. Repeatable. What breaks one is "
+        "asked again, once.",
+        show_default=False,
+    ),
+]
+_KINDS = ("json", "jsonl", "csv", "yaml", "md", "xml")
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        parser=_parser(parse_choice(*_KINDS)),
+        metavar="|".join(_KINDS),
+        help="Show the data of a --schema in another form.",
+        show_default=False,
+        autocompletion=lambda incomplete: [kind for kind in _KINDS if kind.startswith(incomplete)],
+    ),
+]
+Extract = Annotated[
+    bool,
+    typer.Option("-x", "--extract", help="Of the answer, show what its first code fence holds."),
+]
+
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include",
+        metavar="PATTERN",
+        help="Of folders and lists, take what matches: '*.png'. Repeatable. Default: pictures, videos, PDFs, "
+        "text.",
+        show_default=False,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude", metavar="PATTERN", help="Leave out what matches. Repeatable.", show_default=False
+    ),
+]
+Null = Annotated[
+    bool, typer.Option("-0", "--null", help="The list on standard input has NULs between its paths.")
+]
+LineFormat = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        parser=_parser(parse_choice("json", "openai")),
+        metavar="json|openai",
+        help="A line of the output: as --json of `qwen ask`, or as OpenAI's Batch API.",
+        autocompletion=lambda incomplete: [w for w in ("json", "openai") if w.startswith(incomplete)],
+    ),
+]
+RenderAs = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        parser=_parser(parse_choice("csv")),
+        metavar="csv",
+        help="The output as a table.",
+        show_default=False,
+        autocompletion=lambda incomplete: [w for w in ("csv",) if w.startswith(incomplete)],
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        parser=_parser(parse_batch_size),
+        metavar="auto|N",
+        help="Items answered at a time. auto: as many as pay, and fit into memory.",
+        show_default=False,
+        autocompletion=lambda incomplete: [w for w in ("auto",) if w.startswith(incomplete)],
+    ),
+]
 
 NoCache = Annotated[
     bool,

@@ -21,6 +21,7 @@ from qwencli.settings import Settings
 if TYPE_CHECKING:
     from qwen35.engine.engine import Engine
     from qwen35.engine.load import States
+    from qwencli.structured.form import Form
 
 CPU_IMAGE_TOKENS = 2048  # more are minutes of work on a CPU
 CPU_VIDEO_TOKENS = 8192
@@ -49,6 +50,7 @@ def load(
         ram=settings.ram,
         quant=None if settings.quant == "none" else settings.quant,
         num_threads=settings.threads,
+        speculate=settings.speculate,
         cache=cache,
         states=states,
         on_progress=on_progress,
@@ -84,8 +86,9 @@ def plan(
     messages: tuple[Message, ...],
     attachments: Sequence[Attachment],
     notify: Callable[[str], None],
+    form: "Form | None" = None,
 ) -> tuple[Request, list[dict[str, Any]]]:
-    """The request, and its attachments with their tokens, as JSON shows them."""
+    """The request, and its attachments with their tokens, as JSON shows them. `form`: of the answer."""
     messages = _with_capped_clips(processor, settings, messages, attachments, notify)
     bounds = _image_bounds(processor, settings)
     if bounds and settings.image_tokens.is_capped:
@@ -107,6 +110,8 @@ def plan(
         seed=settings.seed,
         image_bounds=bounds,
         max_context=settings.ctx,
+        grammar=form.grammar if form else None,
+        ends_loops=settings.loops == "end",
     )
     shown = {
         id(part.clip): part for message in messages for part in message.parts if isinstance(part, VideoPart)

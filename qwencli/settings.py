@@ -25,6 +25,7 @@ from qwencli.values import (
     parse_image_tokens,
     parse_number,
     parse_ram,
+    parse_speculate,
     parse_thinking,
     parse_time,
     parse_video_tokens,
@@ -50,6 +51,7 @@ class Settings:
     repetition_penalty: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    loops: Literal["end", "ignore"] = "end"  # of an answer that repeats itself without end
     image_tokens: ImageTokens = AUTO_IMAGE_TOKENS
     fps: float | None = None  # frames of a clip: so many a second, or
     frames: int | None = None  # so many in all,
@@ -62,6 +64,7 @@ class Settings:
     quant: Quant = "none"
     ram: int | None = None  # bytes that the process may take; None: what is free, less a reserve
     threads: int | None = None
+    speculate: Literal["auto"] | int = "auto"  # tokens that are drafted at a time; 0: none
     cache_disk: int | None = None  # bytes of saved states
     cache_ram: int | None = None
 
@@ -98,6 +101,7 @@ PARSERS: dict[str, Parser] = {
     "repetition_penalty": parse_number(0.01, 100),
     "stop": str,
     "seed": parse_whole(0),
+    "loops": parse_choice("end", "ignore"),
     "image_tokens": parse_image_tokens,
     "fps": parse_fps,
     "frames": parse_whole(1),
@@ -110,6 +114,7 @@ PARSERS: dict[str, Parser] = {
     "quant": parse_choice("none", "nf4", "int8"),
     "ram": parse_ram,
     "threads": parse_whole(1),
+    "speculate": parse_speculate,
     "cache_disk": parse_bytes,
     "cache_ram": parse_bytes,
 }
@@ -125,15 +130,34 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+OWN_MODELS = "models"  # the table of config.toml that is no setting
+
+
+def own_models(config_file: Path) -> dict[str, str]:
+    """The user's own short names for repositories: `[models]`, NAME = "OWNER/NAME". Raises UsageError."""
+    table = _read(config_file).get(OWN_MODELS, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{config_file}: '{OWN_MODELS}' is no table. Write [models] above its lines.")
+    for name, repo in table.items():
+        if not isinstance(repo, str) or repo.count("/") != 1:
+            raise UsageError(f"{config_file}, 'models.{name}': {repo!r} is not OWNER/NAME of a repository.")
+    return table
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as TOML ({error}).", path=str(path)) from None
+
+
+def _from_file(path: Path) -> dict[str, Any]:
     values = {}
-    for key, value in raw.items():
+    for key, value in _read(path).items():
+        if key == OWN_MODELS:
+            continue
         if key not in Settings.__dataclass_fields__:
             close = difflib.get_close_matches(key, Settings.__dataclass_fields__, 1)
             hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(Settings.__slots__)}."

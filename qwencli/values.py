@@ -8,8 +8,10 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 MAX_FPS = 1000
+MOST_SPECULATED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,18 @@ def parse_whole(minimum: int) -> Callable[[str], int]:
     return parse
 
 
+def parse_speculate(text: str) -> Literal["auto"] | int:
+    """Tokens that are drafted at a time; 0: none."""
+    word = text.strip().lower()
+    if word == "auto":
+        return "auto"
+    if word == "off":
+        return 0
+    if word.isascii() and word.isdigit() and int(word) <= MOST_SPECULATED:
+        return int(word)
+    raise ValueError(f"{text!r} is none of auto, off and the whole numbers to {MOST_SPECULATED}.")
+
+
 def parse_number(minimum: float, maximum: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
@@ -102,9 +116,21 @@ def parse_bytes(text: str) -> int:
     return int(float(number) * factor)
 
 
+def parse_rate(text: str) -> int:
+    """Bytes a second: a size that is not 0."""
+    if not (rate := parse_bytes(text.removesuffix("/s"))):
+        raise ValueError(f"{text!r}: nothing would ever come.")
+    return rate
+
+
 def parse_ram(text: str) -> int | None:
     """A size, or `auto`."""
     return None if text == "auto" else parse_bytes(text)
+
+
+def parse_batch_size(text: str) -> int | None:
+    """A number of rows, or `auto`."""
+    return None if text == "auto" else parse_whole(1)(text)
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:

@@ -276,6 +276,10 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ModelConfig":
+        if folder.is_file():
+            raise CheckpointError(
+                f"{folder}: a GGUF file has to be packed first: qwen models pack {folder}", path=str(folder)
+            )
         path = folder / "config.json"
         return cls.from_dict(read_json(path), str(path))
 

@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "interrupted"]
+# length: cut. loop: it repeated itself. schema: it ended, but not as its grammar or schema wants.
+FinishReason = Literal["stop", "length", "loop", "schema", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,23 @@ class ExpertUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Speculated:
+    """Tokens that were drafted ahead, those of them that came, and the passes that checked them."""
+
+    drafted: int
+    accepted: int
+    passes: int
+
+    @property
+    def acceptance(self) -> float:
+        """Of the drafts."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self) | {"acceptance": round(self.acceptance, 4)}
+
+
+@dataclass(frozen=True, slots=True)
 class PictureProgress:
     """`done` of `total` image and video tokens have come out of the vision encoder.
 
@@ -109,11 +127,33 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowAnswered:
+    """The seconds [start_s, end_s) of a clip that is walked through in windows have their own answer, which
+    the deltas since the one before gave."""
+
+    start_s: float
+    end_s: float
+    answer: str
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of an answer, and the logarithm of its probability before anything restricted the choice; None
+    where there was none. `token` is its text; a part of a character shows as U+FFFD."""
+
+    token: str
+    logprob: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a request. `answer` and `reasoning` are whole, as the deltas gave them.
 
     `token_ids` are what the model wrote, reasoning included, without the token that ends it. `experts`: of
-    a model whose experts are not all in memory; `layers`: of one whose layers are not.
+    a model whose experts are not all in memory; `layers`: of one whose layers are not. `logprobs`: of the
+    answer's tokens, if asked for. `others`: more answers to the same request. `speculated`: where tokens were
+    drafted ahead.
     """
 
     reason: FinishReason
@@ -124,6 +164,18 @@ class Finished:
     token_ids: tuple[int, ...] = ()
     experts: ExpertUse | None = None
     layers: ExpertUse | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    others: "tuple[Finished, ...]" = ()
+    speculated: Speculated | None = None
 
 
-Event = PictureProgress | PrefillProgress | Prefilled | Note | ReasoningDelta | TextDelta | Finished
+Event = (
+    PictureProgress
+    | PrefillProgress
+    | Prefilled
+    | Note
+    | ReasoningDelta
+    | TextDelta
+    | WindowAnswered
+    | Finished
+)

@@ -59,11 +59,11 @@ class Screen:
         console.print(Text(terminal_safe(text), style=style), soft_wrap=not console.is_terminal)
 
     @contextmanager
-    def answering(self) -> Iterator[tuple[Renderer, Aside]]:
+    def answering(self, *, is_markdown: bool = True) -> Iterator[tuple[Renderer, Aside]]:
         """What shows one answer."""
         renderer: Renderer
         with Aside(self.verbosity, shows_reasoning=not self.folds_reasoning) as aside:
-            if self.is_terminal:
+            if self.is_terminal and is_markdown:
                 from qwencli.render.terminal import TerminalRenderer
 
                 renderer = TerminalRenderer(self.output, aside)

@@ -17,8 +17,11 @@ from qwencli.render.record import Record, Style
 if TYPE_CHECKING:
     from qwen35.engine.engine import Engine
     from qwen35.engine.load import States
+    from qwen35.engine.request import Request
+    from qwen35.engine.windows import Windows
     from qwen35.events import Event
     from qwen35.messages import Message
+    from qwen35.processing.processor import Processor
     from qwencli.conversations.conversation import Conversation
     from qwencli.known_models import KnownModel
     from qwencli.media.attach import Attachment
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
     from qwencli.render.base import Renderer
     from qwencli.render.output import Output
     from qwencli.settings import Settings
+    from qwencli.structured.finish import Finish
     from qwencli.values import PageRanges
+    from qwencli.windows import WindowChoice
 
 NEW = "new"  # for --chat: a conversation that this question begins
 
@@ -55,6 +60,7 @@ def ask(
     ram: options.Ram = None,
     quant: options.Quant = None,
     threads: options.Threads = None,
+    speculate: options.Speculate = None,
     ctx: options.Context = None,
     image_tokens: options.ImageTokenBounds = None,
     fps: options.Fps = None,
@@ -62,6 +68,8 @@ def ask(
     start: options.Start = None,
     end: options.End = None,
     video_tokens: options.VideoTokenBound = None,
+    window: options.Window = None,
+    each_window: options.EachWindow = False,
     think: options.Think = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
@@ -72,6 +80,16 @@ def ask(
     repetition_penalty: options.RepetitionPenalty = None,
     stop: options.Stop = None,
     seed: options.Seed = None,
+    num_answers: options.NumAnswers = 1,
+    logprobs: options.Logprobs = False,
+    loops: options.Loops = None,
+    schema: options.Schema = None,
+    regex: options.Regex = None,
+    choice: options.Choice = None,
+    grammar: options.GrammarFile = None,
+    rules: options.Check = None,
+    render_as: options.As = None,
+    extract: options.Extract = False,
     no_cache: options.NoCache = False,
     private: options.Private = False,
     json: options.Json = False,
@@ -92,10 +110,12 @@ def ask(
     Without INPUT, standard input is read where it is a pipe or a file, and goes before the question; with
     INPUT it is left alone, so that this works in a `while read` loop.
 
-    Exit codes: 0 answered, 2 usage, 3 input unusable, 4 model unusable, 5 does not fit, 7 answer cut short,
-    8 network, 9 output unwritable, 130 interrupted.
+    qwen ask receipt.png "What was bought?" --schema "shop, total float, items[]"
+
+    Exit codes: 0 answered, 2 usage, 3 input unusable, 4 model unusable, 5 does not fit, 7 answer incomplete
+    (cut, in a loop, not by the schema), 8 network, 9 output unwritable, 130 interrupted.
     """
-    from qwen35.events import Note
+    from qwen35.events import Finished, Note
     from qwencli import runtime
     from qwencli.conversation import messages_of, system_text
     from qwencli.conversations.store import LAST, open_store
@@ -107,10 +127,32 @@ def ask(
     from qwencli.render.aside import Aside, Verbosity
     from qwencli.render.output import standard_output
     from qwencli.settings import Settings
+    from qwencli.structured.finish import Finish
+    from qwencli.windows import WindowChoice
 
     if (json and jsonl) or (quiet and verbose) or (goes_on and chat_id):
         raise UsageError("Of --json and --jsonl, of -q and -v, and of -c and --chat, only one can be given.")
     style: Style = "json" if json else "jsonl" if jsonl else "text"
+    finish = Finish.of(
+        schema,
+        regex,
+        choice,
+        grammar,
+        kind=render_as,
+        extracts=extract,
+        num_answers=num_answers,
+        wants_logprobs=logprobs,
+        checks=rules or (),
+        is_record=style != "text",
+    )
+    if window is not None and num_answers > 1:
+        raise UsageError("Of --window and --n, only one can be given.")
+    windows = WindowChoice.of(
+        window,
+        in_each=each_window,
+        in_conversation=goes_on or chat_id is not None,
+        has_form=finish.form is not None,
+    )
     folders = Folders.locate(os.environ)
     # The options that are settings are taken by name: Typer keeps the values of this signature there.
     settings = Settings.resolve(context.params, os.environ, folders.config_file)
@@ -121,11 +163,14 @@ def ask(
     verbosity = Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
     with ExitStack() as stack:
         aside = stack.enter_context(Aside(verbosity, shows_reasoning=style == "text"))
-        renderer = stack.enter_context(_renderer(style, output, aside))
+        renderer = stack.enter_context(_renderer(style, output, aside, finish, record))
 
         def show(event: "Event") -> None:
             record.take(event)
+            complaint = finish.settle(record) if isinstance(event, Finished) else None
             renderer.show(event)
+            if complaint:
+                show(Note(complaint))
 
         def notify(text: str) -> None:
             show(Note(text))
@@ -145,10 +190,13 @@ def ask(
         record.model = known_model.name
         attachments = attacher.attach_all(question.inputs)
         messages = messages_of(settings.system, attachments, question.prompt)
+        messages = (*messages[:-1], finish.told(messages[-1]))
         if chat is not None:
             messages = (*chat.messages(settings.system), messages[-1])
         states = None if no_cache else runtime.states_of(settings, folders.states, is_private=private)
-        asked = _Asked(settings, known_model, folders.cache, states, attachments, messages, notify)
+        asked = _Asked(
+            settings, known_model, folders.cache, states, attachments, messages, windows, finish, notify
+        )
         if dry_run:
             _render_prompt(asked, record)
         else:
@@ -168,7 +216,7 @@ def ask(
             notes = engine.close()
         for note in notes:
             aside.show(Note(note))
-    if record.finish_reason == "length":
+    if record.is_incomplete:
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
@@ -180,6 +228,8 @@ class _Asked:
     states: "States | None"
     attachments: "list[Attachment]"
     messages: "tuple[Message, ...]"
+    windows: "WindowChoice | None"
+    finish: "Finish"
     notify: Callable[[str], None]
 
 
@@ -207,8 +257,11 @@ def _answer(
     `keeping`, entered when nothing more can be wrong with the question, takes the events of the answer.
     """
     from qwen35.engine.engine import prepare
+    from qwen35.engine.several import answer_several
+    from qwen35.engine.walk import walk
     from qwen35.events import Note
     from qwencli import runtime
+    from qwencli.structured.again import asked_again
 
     def on_load(done: int, total: int) -> None:
         aside.progress.update(f"loading {asked.model.name}", done, total, "bytes")
@@ -217,14 +270,12 @@ def _answer(
     started = time.perf_counter()
     processor = runtime.open_processor(asked.model.folder)
     record.load_s = time.perf_counter() - started
-    request, record.attachments = runtime.plan(
-        processor, asked.settings, asked.messages, asked.attachments, asked.notify
-    )
+    request, windows = _planned(asked, processor, record)
     prompt = prepare(processor, request)
     # What is made of a clip is told before the work on it begins; the engine would tell it after loading.
     told = {f"{clip.clip.source}: {clip.plan.line}" for clip in prompt.clips}
     for note in prompt.notes:
-        if note in told:
+        if note in told and not windows:
             asked.notify(note)
     started = time.perf_counter()
     on_load(0, 0)
@@ -236,17 +287,46 @@ def _answer(
         aside.progress.update(f"looking at the {'video' if prompt.clips else 'pictures'}", 0, 0, "tokens")
     else:
         aside.progress.update("reading the prompt", 0, 0, "tokens")
-    with keeping as keep, closing(engine.generate(request, prompt)) as events:
+    in_each = asked.windows is not None and asked.windows.in_each
+    request = replace(request, logprobs=asked.finish.wants_logprobs)
+    num_answers = asked.finish.num_answers
+    answering = (
+        walk(engine, windows, in_each=in_each)
+        if windows
+        else answer_several(engine, request, prompt, num_answers)
+        if num_answers > 1
+        else engine.generate(request, prompt)
+    )
+    form = asked.finish.form
+    if form is not None and form.schema is not None and num_answers == 1:
+        answering = asked_again(engine, request, answering, form)
+    with keeping as keep, closing(answering) as events:
         for event in events:
             if isinstance(event, Note) and event.text in told:
                 continue
             keep(event)
             show(event)
-    if record.finish_reason == "length":
-        asked.notify(
-            f"the answer was cut after {record.usage.completion_tokens} tokens; see --max-tokens and --ctx"
-        )
     return engine
+
+
+def _planned(asked: _Asked, processor: "Processor", record: Record) -> "tuple[Request, Windows | None]":
+    """What the model is asked; in windows, what it is asked in the first one, and all of them."""
+    from qwencli import runtime
+
+    def request_of(messages: "tuple[Message, ...]") -> "Request":
+        request, record.attachments = runtime.plan(
+            processor, asked.settings, messages, asked.attachments, asked.notify, asked.finish.form
+        )
+        return request
+
+    if asked.windows is None:
+        return request_of(asked.messages), None
+    windows = asked.windows.plan(processor, asked.messages, request_of)
+    record.attachments = [
+        item | windows.to_dict() if item["type"] == "video" else item for item in record.attachments
+    ]
+    asked.notify(f"{windows.clip.source}: {windows.line}")
+    return windows.request_of(0), windows
 
 
 def _render_prompt(asked: _Asked, record: Record) -> None:
@@ -254,9 +334,7 @@ def _render_prompt(asked: _Asked, record: Record) -> None:
     from qwencli import runtime
 
     processor = runtime.open_processor(asked.model.folder)
-    request, record.attachments = runtime.plan(
-        processor, asked.settings, asked.messages, asked.attachments, asked.notify
-    )
+    request, _ = _planned(asked, processor, record)
     prepared = processor.prepare(
         request.messages, enable_thinking=request.thinking, image_bounds=request.image_bounds
     )
@@ -270,7 +348,7 @@ def _render_prompt(asked: _Asked, record: Record) -> None:
     record.set_prompt(prepared.prompt, num_tokens, prepared.image_tokens, prepared.video_tokens)
 
 
-def _renderer(style: Style, output: "Output", aside: "Aside") -> "Renderer":
+def _renderer(style: Style, output: "Output", aside: "Aside", finish: "Finish", record: Record) -> "Renderer":
     if style == "json":
         from qwencli.render.jsonl import JsonRenderer
 
@@ -279,7 +357,11 @@ def _renderer(style: Style, output: "Output", aside: "Aside") -> "Renderer":
         from qwencli.render.jsonl import JsonlRenderer
 
         return JsonlRenderer(output, aside)
-    if output.isatty() and os.environ.get("TERM") != "dumb":
+    if finish.waits or (finish.form and not output.isatty()):  # a program gets what has been checked
+        from qwencli.render.whole import WholeRenderer
+
+        return WholeRenderer(output, aside, lambda: finish.text(record))
+    if output.isatty() and os.environ.get("TERM") != "dumb" and not finish.form:  # whose text is no Markdown
         from qwencli.render.terminal import TerminalRenderer
 
         return TerminalRenderer(output, aside)

@@ -42,6 +42,7 @@ def chat(
     ram: options.Ram = None,
     quant: options.Quant = None,
     threads: options.Threads = None,
+    speculate: options.Speculate = None,
     ctx: options.Context = None,
     image_tokens: options.ImageTokenBounds = None,
     fps: options.Fps = None,

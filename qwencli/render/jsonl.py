@@ -13,6 +13,7 @@ from qwen35.events import (
     PrefillProgress,
     ReasoningDelta,
     TextDelta,
+    WindowAnswered,
 )
 from qwencli.render.aside import Aside
 from qwencli.render.output import Output
@@ -24,6 +25,7 @@ _TYPES: dict[type[Event], str] = {
     Prefilled: "prefilled",
     ReasoningDelta: "reasoning",
     TextDelta: "text",
+    WindowAnswered: "window",
 }
 
 

@@ -7,14 +7,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Iterator
+
+    from rich.console import Console, ConsoleOptions
     from rich.live import Live
     from rich.table import Table
 
 PATIENCE_S = 0.5
 _BAR_WIDTH = 16
 
-Unit = Literal["bytes", "tokens", "files", "states"]
+Unit = Literal["bytes", "tokens", "files", "states", "items"]
 
 
 class Progress:
@@ -31,13 +33,13 @@ class Progress:
         self._timer: threading.Timer | None = None
         self._live: Live | None = None
 
-    def update(self, label: str, done: int, total: int, unit: Unit) -> None:
-        """`done` of `total` in `unit`; a total of 0 is not known."""
+    def update(self, label: str, done: int, total: int, unit: Unit, detail: str = "") -> None:
+        """`done` of `total` in `unit`; a total of 0 is not known. `detail`: shown for the speed."""
         if self._work is None or self._work.label != label:
             self.end()
             self._begin(_Work(label, unit))
         assert self._work is not None
-        self._work.done, self._work.total = done, total
+        self._work.done, self._work.total, self._work.detail = done, total, detail
 
     def end(self) -> None:
         """Clear the line; nothing to do where none is drawn."""
@@ -88,18 +90,26 @@ class _Work:
     unit: Unit
     done: int = 0
     total: int = 0
+    detail: str = ""
     started: float = field(default_factory=time.monotonic)
 
-    def __rich__(self) -> "Table":
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Table]":
+        """Label, bar and figures; on a narrow terminal the figures are what stays."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
         row = Table.grid(padding=(0, 1))
-        for _ in range(3):
+        cells: list[str | ProgressBar] = [self._figures()]
+        room = options.max_width - len(self._figures()) - len(self.label) - 2
+        if room >= 0:
+            cells.insert(0, self.label)
+        if room > _BAR_WIDTH:
+            bar = ProgressBar(self.total or None, self.done, width=_BAR_WIDTH, pulse=not self.done)
+            cells.insert(1, bar)
+        for _ in cells:
             row.add_column(no_wrap=True)
-        bar = ProgressBar(self.total or None, self.done, width=_BAR_WIDTH, pulse=not self.done)
-        row.add_row(self.label, bar, self._figures())
-        return row
+        row.add_row(*cells)
+        yield row
 
     def _figures(self) -> str:
         elapsed_s = time.monotonic() - self.started
@@ -107,7 +117,7 @@ class _Work:
             return f"{elapsed_s:.0f} s"
         rate = self.done / elapsed_s
         scale, unit = (1e6, "MB") if self.unit == "bytes" else (1, self.unit)
-        done, speed = f"{self.done / scale:,.0f}", f"{rate / scale:,.0f}/s"
+        done, speed = f"{self.done / scale:,.0f}", self.detail or f"{rate / scale:,.0f}/s"
         if not self.total:
             return f"{done} {unit}, {speed}"
         minutes, seconds = divmod(int((self.total - self.done) / rate), 60)

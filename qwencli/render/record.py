@@ -4,7 +4,7 @@
 """
 
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from qwen35.events import (
@@ -14,9 +14,12 @@ from qwen35.events import (
     Note,
     Prefilled,
     ReasoningDelta,
+    Speculated,
     TextDelta,
     Timings,
+    TokenLogprob,
     Usage,
+    WindowAnswered,
 )
 from qwencli.render.columns import facts, size
 from qwencli.render.output import Output
@@ -34,13 +37,18 @@ class Record:
     """
 
     id: str = field(default_factory=lambda: f"ask-{uuid.uuid4().hex}")
+    item: str | None = None  # of a batch: what it calls the one that was asked about
     model: str | None = None
     attachments: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     prompt: str | None = None  # set by --dry-run alone
     load_s: float = 0.0
     answer: str | None = None
+    data: Any = None  # what an answer by a schema holds; with --n a list of what each does
+    others: list[str] = field(default_factory=list)  # more answers to the same question
+    logprobs: tuple[TokenLogprob, ...] | None = None
     reasoning: str | None = None
+    windows: list[WindowAnswered] = field(default_factory=list)  # of a clip, answered one by one
     finish_reason: str | None = None
     chat_id: str | None = None
     miss_reason: str | None = None  # why not more tokens were reused
@@ -48,6 +56,7 @@ class Record:
     timings: Timings = field(default_factory=Timings)
     experts: ExpertUse | None = None  # of a model whose experts are not all in memory
     layers: ExpertUse | None = None  # of one whose layers are not
+    speculated: Speculated | None = None  # where tokens were drafted ahead
     _is_printed: bool = False
 
     def take(self, event: Event) -> None:
@@ -58,6 +67,8 @@ class Record:
                 self.answer = (self.answer or "") + text
             case ReasoningDelta(text):
                 self.reasoning = (self.reasoning or "") + text
+            case WindowAnswered():
+                self.windows.append(event)
             case Prefilled():
                 self.miss_reason = event.miss_reason
             case Finished():
@@ -68,6 +79,26 @@ class Record:
                 self.timings = event.timings
                 self.experts = event.experts
                 self.layers = event.layers
+                self.speculated = event.speculated
+                self.logprobs = event.logprobs
+                self._take_others(event.others)
+
+    def _take_others(self, others: tuple[Finished, ...]) -> None:
+        """The whole is as good as its worst answer, and costs what all do."""
+        self.others = [other.answer for other in others]
+        for other in others:
+            if self.finish_reason == "stop":
+                self.finish_reason = other.reason
+            self.usage = replace(
+                self.usage,
+                completion_tokens=self.usage.completion_tokens + other.usage.completion_tokens,
+                reasoning_tokens=self.usage.reasoning_tokens + other.usage.reasoning_tokens,
+            )
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the answer ended before it was whole, or what was asked for."""
+        return self.finish_reason in ("length", "loop", "schema")
 
     def set_prompt(self, prompt: str, num_tokens: int, num_image_tokens: int, num_video_tokens: int) -> None:
         """The rendered prompt of a run that asks no model."""
@@ -106,7 +137,17 @@ class Record:
                 "first": f"token after {times.first_token_s:.2f} s",
             }
             | on_disk
+            | self._drafts()
         )
+
+    def _drafts(self) -> dict[str, str]:
+        use = self.speculated
+        if use is None:
+            return {}
+        return {
+            "drafts": f"{use.accepted:,} of {use.drafted:,} came ({use.acceptance:.0%}), checked in "
+            f"{use.passes:,} passes"
+        }
 
     def to_dict(self, error: dict[str, Any] | None = None) -> dict[str, Any]:
         """The object. `error` is that of `error_dict`; with one there is no answer."""
@@ -115,12 +156,13 @@ class Record:
         values = {
             "schema_version": SCHEMA_VERSION,
             "id": self.id,
-            "item": None,
+            "item": self.item,
             "model": self.model,
             "answer": answer,
-            "answers": [] if answer is None else [answer],
-            "data": None,
+            "answers": [] if answer is None else [w.answer for w in self.windows] or [answer, *self.others],
+            "data": None if error else self.data,
             "reasoning": self.reasoning,
+            "logprobs": [asdict(each) for each in self.logprobs] if self.logprobs is not None else None,
             "finish_reason": "error" if error else self.finish_reason,
             "usage": asdict(self.usage),
             "timings": {name: round(value, 4) for name, value in timings.items()},
@@ -129,6 +171,8 @@ class Record:
             "cache": {"reused_tokens": self.usage.cached_tokens, "reason": self.miss_reason},
             "experts": self.experts.to_dict() if self.experts else None,
             "layers": self.layers.to_dict() if self.layers else None,
+            "speculated": self.speculated.to_dict() if self.speculated else None,
+            "windows": [asdict(window) for window in self.windows] or None,
             "notes": self.notes,
             "error": error,
         }

@@ -43,6 +43,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("QWEN_HOME", str(home))
     monkeypatch.setenv("HF_HUB_CACHE", str(hub))  # for other processes; this one has read it
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr("qwencli.other_stores.user_home", lambda: tmp_path)  # of LM Studio and Ollama
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     monkeypatch.chdir(here)
     return home

@@ -58,6 +58,25 @@ def cut() -> Iterator[Event]:
     yield _finished("Two cir", "length")
 
 
+def loop() -> Iterator[Event]:
+    yield TextDelta("again and again")
+    yield _finished("again and again", "loop")
+
+
+def fenced() -> Iterator[Event]:
+    text = "Here it is:\n\n```python\nprint(1)\n\n# ~~~\n```\nGood luck.\n```\nno\n```\n"
+    yield TextDelta(text)
+    yield _finished(text)
+
+
+def person() -> Iterator[Event]:
+    """Valid JSON of another schema than one might ask for."""
+    yield ReasoningDelta("Hm.")
+    yield TextDelta('{"name": "Zoë", ')
+    yield TextDelta('"born": "2024-02-30"}')
+    yield _finished('{"name": "Zoë", "born": "2024-02-30"}', reasoning="Hm.")
+
+
 def endless() -> Iterator[Event]:
     number = 0
     while True:
@@ -116,7 +135,7 @@ class ScriptedEngine:
     processor: Processor
     script: Script
 
-    def generate(self, request: Request, prompt: ModelInput) -> Iterator[Event]:
+    def generate(self, request: Request, prompt: ModelInput | None = None) -> Iterator[Event]:
         return self.script()
 
     def close(self) -> list[str]:

@@ -91,7 +91,7 @@ def test_every_option_reaches_the_request(
         *("ask", "-m", model_folder, "hello", "-s", "be brief", "--think", 9, "--max-tokens", 5),
         *("--temperature", 0.5, "--top-p", 0.8, "--top-k", 7, "--min-p", 0.1, "--presence-penalty", 1),
         *("--repetition-penalty", 1.1, "--stop", "a", "--stop", "b", "--seed", 2, "--ctx", 300),
-        *("--image-tokens", "5:9"),
+        *("--image-tokens", "5:9", "--loops", "ignore", "--logprobs", "--json"),
     )
     assert asked == [
         Request(
@@ -104,6 +104,8 @@ def test_every_option_reaches_the_request(
             seed=2,
             image_bounds=TokenBounds(5, 9),
             max_context=300,
+            logprobs=True,
+            ends_loops=False,
         )
     ]
 

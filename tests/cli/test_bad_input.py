@@ -23,6 +23,7 @@ KEYS = [
     "answers",
     "data",
     "reasoning",
+    "logprobs",
     "finish_reason",
     "usage",
     "timings",
@@ -31,6 +32,8 @@ KEYS = [
     "cache",
     "experts",
     "layers",
+    "speculated",
+    "windows",
     "notes",
     "error",
 ]

@@ -57,7 +57,8 @@ def test_without_words_the_help_is_shown(invoke: Invoke) -> None:
 def test_the_help_of_ask_names_every_exit_code_it_has(invoke: Invoke) -> None:
     text = " ".join(invoke("ask", "--help").out.split())
     assert "0 answered, 2 usage, 3 input unusable, 4 model unusable, 5 does not fit" in text
-    assert "7 answer cut short, 8 network, 9 output unwritable, 130 interrupted" in text
+    assert "7 answer incomplete (cut, in a loop, not by the schema), 8 network" in text
+    assert "9 output unwritable, 130 interrupted" in text
 
 
 def test_help_fits_80_columns(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ def test_json_is_one_object_on_one_line(scripted: Scripted) -> None:
         "answers": ["Two."],
         "data": None,
         "reasoning": "Let me look.",
+        "logprobs": None,
         "finish_reason": "stop",
         "usage": {
             "prompt_tokens": 100,
@@ -98,6 +99,8 @@ def test_json_is_one_object_on_one_line(scripted: Scripted) -> None:
         "cache": {"reused_tokens": 0, "reason": None},
         "experts": None,
         "layers": None,
+        "speculated": None,
+        "windows": None,
         "notes": ["scan.png: 4000x3000 resized to 1024x768 (768 image tokens)"],
         "error": None,
     }

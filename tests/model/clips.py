@@ -9,7 +9,7 @@ from qwen35.processing.resize import resize_frame
 
 
 class ArrayClip:
-    """A `messages.Clip` of `pixels` (F, height, width, 3) uint8 at a constant rate, resized as all clips are."""
+    """A `messages.Clip` of `pixels` (F, height, width, 3) uint8 at a constant rate, resized as all are."""
 
     def __init__(self, pixels: np.ndarray, fps: float = 25.0, source: str = "clip.mp4") -> None:
         self.pixels, self.fps, self.source = pixels, fps, source

@@ -12,6 +12,29 @@ from qwen35.weights.placement import CHUNK
 PREFILL_CHUNK = CHUNK  # tokens; a multiple of the delta rule's chunk, and a step of the progress bar
 
 
+class Lookahead(Protocol):
+    """Guesses at what follows in one sequence, whose state is passed at each call, and their check."""
+
+    def draft(self, state: ModelState, token: int, count: int) -> list[int]:
+        """What may come after `token`, which comes after `state`: at most `count` tokens, perhaps none."""
+        ...
+
+    def check(self, state: ModelState, ids: Sequence[int]) -> np.ndarray:
+        """Logits (M, vocab_size) float32 after each of `ids`, as `decode` gives them one by one.
+
+        `state` moves past the first of them alone; there are at most `room(state)`.
+        """
+        ...
+
+    def accept(self) -> None:
+        """The next of the ids that were checked is what came: the state moves past it."""
+        ...
+
+    def room(self, state: ModelState) -> int:
+        """How many ids may be checked at once; at least one."""
+        ...
+
+
 class Backend(Protocol):
     name: str  # as `qwen doctor` and `-v` show it
     numerics: str  # states computed under one name are the same, bit by bit: part of every cache key
@@ -51,4 +74,12 @@ class Backend(Protocol):
 
     def decode(self, states: Sequence[ModelState], ids: np.ndarray) -> np.ndarray:
         """One token for each of B sequences, `ids` (B,). Returns logits (B, vocab_size) float32."""
+        ...
+
+    def look_ahead(self, state: ModelState) -> Lookahead | None:
+        """Of a sequence, from here on until `forget`; None where nothing here guesses."""
+        ...
+
+    def forget(self, state: ModelState) -> None:
+        """No more looking ahead of this sequence."""
         ...

@@ -88,6 +88,12 @@ class PlainBackend:
         hidden = self._step(states, torch.from_numpy(ids)[:, None], positions.expand(3, -1)[..., None], None)
         return self.model.logits(hidden[:, 0]).float().cpu().numpy()
 
+    def look_ahead(self, state: ModelState) -> None:
+        """This path is for being right, not fast."""
+
+    def forget(self, state: ModelState) -> None:
+        pass
+
     def _step(
         self, states: Sequence[ModelState], ids: Tensor, position_ids: Tensor, features: Tensor | None
     ) -> Tensor:

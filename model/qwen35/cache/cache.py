@@ -20,6 +20,7 @@ from qwen35.state import BLOCK_TOKENS, ModelState
 STEP_TOKENS = 4096  # of long text, from one saved state to the next
 MIN_TOKENS = 32  # that a state must spare to be worth its bytes, unless it ends a picture or a document
 LABEL_TOKENS = 12
+MOST_HELD = 1000  # states of many prompts that are saved if someone comes back to them
 WAITING_BYTES = 64 << 20  # of features that wait to be saved: those of a long clip are more than its states
 
 Job = tuple[Callable[[], None], ModelState | np.ndarray | None]  # what it saves
@@ -64,6 +65,7 @@ class StateCache:
         self._saver: Thread | None = None
         self._may_save = Event()
         self._may_save.set()
+        self._held: dict[str, Snapshot] = {}  # in memory, until someone comes back to them
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
@@ -74,9 +76,14 @@ class StateCache:
         finally:
             self._may_save.set()
 
-    def open(self, prompt: ModelInput) -> "PromptCache":
-        """Look for what is known of a prompt, and make ready to keep more of it."""
-        return PromptCache(self, prompt)
+    def open(self, prompt: ModelInput, *, is_one_of_many: bool = False) -> "PromptCache":
+        """Look for what is known of a prompt, and make ready to keep more of it.
+
+        Of ten thousand prompts, each with another picture, most states are never looked for again: those of
+        a prompt that `is_one_of_many` are held in memory, and saved when a second prompt begins with one.
+        Nothing else is kept of it, and no reason is given where little was found.
+        """
+        return PromptCache(self, prompt, is_one_of_many=is_one_of_many)
 
     def close(self, *, abandon: bool = False) -> list[str]:
         """Wait until all is saved (or not: `abandon`). Returns the notes that nobody has heard yet."""
@@ -93,15 +100,17 @@ class StateCache:
         notes, self.notes = self.notes, []
         return notes
 
-    def find(self, prompt: ModelInput, media: Sequence[Medium]) -> Found:
+    def find(self, prompt: ModelInput, media: Sequence[Medium], *, with_reason: bool = True) -> Found:
         """The deepest state of this prompt that leaves at least its last token to be computed."""
         try:
-            return self._find(prompt, media, frozenset())
+            return self._find(prompt, media, frozenset(), with_reason)
         except CacheTrouble as trouble:
             self.notes.append(str(trouble))
             return Found(None, 0, "the cache cannot be used")
 
-    def _find(self, prompt: ModelInput, media: Sequence[Medium], damaged: frozenset[str]) -> Found:
+    def _find(
+        self, prompt: ModelInput, media: Sequence[Medium], damaged: frozenset[str], with_reason: bool
+    ) -> Found:
         """`damaged` are keys that were tried in vain."""
         last = len(prompt.ids) - 1
         on_disk = self._store.lengths(self.model) if self._store else []
@@ -119,16 +128,18 @@ class StateCache:
                 self._store.load(found, self.block_keys(prompt.ids, media, found.num_tokens), state)
             except BadBlob as error:
                 self.notes.append(f"a saved state is computed again: {error}")
-                less = self._find(prompt, media, damaged | {found.key})
+                less = self._find(prompt, media, damaged | {found.key}, with_reason)
                 return Found(less.state, less.num_tokens, "what was saved is damaged")
             self._memory.keep(found.key, state)
             if self._can_write:
                 self._later(partial(self._store.touch, found.key))
         elif in_memory:
             state = self._memory.use(keys[in_memory])
+            if snapshot := self._held.pop(keys[in_memory], None):
+                self._save_later(snapshot, state.fork())
         else:
-            return Found(None, 0, self._reason(prompt, media, 0, evicted))
-        reason = self._reason(prompt, media, state.num_tokens, evicted)
+            return Found(None, 0, self._reason(prompt, media, 0, evicted) if with_reason else None)
+        reason = self._reason(prompt, media, state.num_tokens, evicted) if with_reason else None
         return Found(state.fork(), state.num_tokens, reason)
 
     def _reason(
@@ -161,6 +172,44 @@ class StateCache:
         """Keep a state; on disk as soon as the thread comes to it."""
         own = state.fork()
         self._memory.keep(snapshot.key, own)
+        self._save_later(snapshot, own)
+
+    def find_walked(self, key: str, num_tokens: int) -> ModelState | None:
+        """The state of so many tokens that `keep_walked` was given under this key, if it is here."""
+        if key in self._memory:
+            return self._memory.use(key).fork()
+        try:
+            found, _ = self._store.deepest({num_tokens: key}) if self._store else (None, 0)
+            if found is None or self._store is None:
+                return None
+            state = self._new_state()
+            self._store.load(found, _walked_blocks(key, num_tokens), state)
+        except (CacheTrouble, BadBlob) as trouble:
+            self.notes.append(str(trouble))
+            return None
+        self._memory.keep(key, state)
+        if self._can_write:
+            self._later(partial(self._store.touch, key))
+        return state.fork()
+
+    def keep_walked(self, key: str, state: ModelState, num_computed: int, label: str) -> None:
+        """Keep a state that is of no prompt's beginning, under a `key` that tells what it has seen.
+
+        `num_computed`: tokens that it spares.
+        """
+        blocks = _walked_blocks(key, state.num_tokens)
+        self.keep(Snapshot(key, self.model, state.num_tokens, blocks, num_computed, label), state)
+
+    def hold(self, snapshot: Snapshot, state: ModelState) -> None:
+        """Keep a state in memory; on disk when someone comes back to it."""
+        self._memory.keep(snapshot.key, state.fork())
+        self._held[snapshot.key] = snapshot
+        if len(self._held) >= 2 * MOST_HELD:  # most of which had to go
+            here = [key for key in self._held if key in self._memory]
+            self._held = {key: self._held[key] for key in here[-MOST_HELD:]}
+
+    def _save_later(self, snapshot: Snapshot, own: ModelState) -> None:
+        """On disk, where there is one: as soon as the thread comes to it."""
         if self._store and self._can_write:
             store = self._store
             if not self._memory.has_room(own):
@@ -277,10 +326,10 @@ class StateCache:
 class PromptCache:
     """One prompt's view: what is known of it (`found`), and after how many tokens to keep its states."""
 
-    def __init__(self, cache: StateCache, prompt: ModelInput) -> None:
-        self._cache, self._prompt = cache, prompt
+    def __init__(self, cache: StateCache, prompt: ModelInput, *, is_one_of_many: bool) -> None:
+        self._cache, self._prompt, self._is_one_of_many = cache, prompt, is_one_of_many
         self._media = media_of(prompt)
-        self.found = cache.find(prompt, self._media)
+        self.found = cache.find(prompt, self._media, with_reason=not is_one_of_many)
         self.boundaries = _chosen(prompt, self.found.num_tokens)
         self._last = self.found.num_tokens
 
@@ -294,12 +343,15 @@ class PromptCache:
         ids = [int(i) for i in self._prompt.ids[max(0, n - LABEL_TOKENS) : n]]
         label = " ".join(self._cache.decode(ids).split())
         snapshot = Snapshot(key, self._cache.model, n, blocks, n - self._last, label)
-        self._cache.keep(snapshot, state)
+        if self._is_one_of_many:
+            self._cache.hold(snapshot, state)
+        else:
+            self._cache.keep(snapshot, state)
         self._last = n
 
     def keep_written(self, state: ModelState, token_ids: Sequence[int]) -> None:
         """`state` has gone on by these ids, which the model wrote, but perhaps the last one."""
-        if state.num_tokens - self._last < MIN_TOKENS:
+        if self._is_one_of_many or state.num_tokens - self._last < MIN_TOKENS:
             return
         written = np.array(token_ids, self._prompt.ids.dtype)
         self._prompt = replace(self._prompt, ids=np.concatenate([self._prompt.ids, written]))
@@ -307,7 +359,8 @@ class PromptCache:
 
     def keep_prompt(self) -> None:
         """Remember that this was asked."""
-        self._cache.keep_prompt(self._prompt, self._media)
+        if not self._is_one_of_many:
+            self._cache.keep_prompt(self._prompt, self._media)
 
     def features(self, index: int) -> np.ndarray | None:
         """Features (M, D) of the prompt's index-th picture or pair, or None where none were saved."""
@@ -315,7 +368,12 @@ class PromptCache:
 
     def keep_features(self, index: int, features: np.ndarray) -> None:
         """Keep the `features` (M, D) of the prompt's index-th picture or pair."""
-        self._cache.keep_features(self._media[index].key, features)
+        if not self._is_one_of_many:
+            self._cache.keep_features(self._media[index].key, features)
+
+
+def _walked_blocks(key: str, num_tokens: int) -> tuple[str, ...]:
+    return tuple(f"{key}-{end}" for end in range(BLOCK_TOKENS, num_tokens + 1, BLOCK_TOKENS))
 
 
 def _chosen(prompt: ModelInput, start: int) -> tuple[int, ...]:

@@ -2,32 +2,34 @@
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qwen35.backends.base import Backend
 from qwen35.cache.cache import Found, PromptCache, StateCache
+from qwen35.engine.answer import Answer, Decode
 from qwen35.engine.features import Features
+from qwen35.engine.grammar import Grammars
 from qwen35.engine.request import GenerationDefaults, Request
-from qwen35.engine.sampler import Sampler
-from qwen35.engine.speech import Speech
+from qwen35.engine.speculation import Speculating, Speculation
 from qwen35.errors import DoesNotFit
 from qwen35.events import (
     Event,
     Finished,
-    FinishReason,
     Note,
     Prefilled,
     PrefillProgress,
     Timings,
     Usage,
 )
-from qwen35.messages import Message, TextPart
+from qwen35.messages import Message
 from qwen35.processing.processor import ModelInput, Processor
-from qwen35.processing.token_log import THINK_END
 from qwen35.state import ModelState
+
+# What a request yields to whoever runs it, and is sent: logits (vocab_size,) after a Decode, else nothing.
+Steps = Generator[Event | Decode, np.ndarray | None, None]
 
 
 def prepare(processor: Processor, request: Request) -> ModelInput:
@@ -71,7 +73,9 @@ class Engine:
     backend: Backend
     processor: Processor
     defaults: GenerationDefaults
+    grammars: Grammars
     cache: StateCache | None = None
+    speculating: Speculating | None = None
 
     def close(self, *, abandon: bool = False) -> list[str]:
         """Wait until what was computed is saved (or not: `abandon`). Returns notes on what went wrong."""
@@ -79,12 +83,48 @@ class Engine:
         self.backend.close()
         return notes
 
-    def generate(self, request: Request, prompt: ModelInput | None = None) -> Generator[Event]:
-        """Answer one request, whose `prompt` the caller may have prepared already.
+    def generate(
+        self, request: Request, prompt: ModelInput | None = None, *, state: ModelState | None = None
+    ) -> Generator[Event]:
+        """Answer one request, whose `prompt` the caller may have prepared already; `state` as `steps` has it.
 
         Closing the iterator ends the work and frees its state.
         """
+        with closing(self.steps(request, prompt, state=state)) as steps, ExitStack() as ending:
+            logits: np.ndarray | None = None
+            speculation: Speculation | None = None
+            while (step := _next(steps, logits)) is not None:
+                if not isinstance(step, Decode):
+                    if isinstance(step, Finished) and speculation:
+                        step = replace(step, speculated=speculation.use)
+                    yield step
+                    logits = None
+                    continue
+                if speculation is None and self.speculating and self.speculating.may_pay:
+                    speculation = self.speculating.begin(self.backend, step.state)
+                    ending.callback(speculation.close)
+                if speculation:
+                    logits = speculation.decode((*step.before, step.token))
+                else:
+                    logits = decode(self.backend, [step])[0]
+
+    def steps(
+        self,
+        request: Request,
+        prompt: ModelInput | None = None,
+        *,
+        state: ModelState | None = None,
+        is_one_of_many: bool = False,
+    ) -> Steps:
+        """A request from its prompt to its end, for whoever runs it, alone or beside others.
+
+        It yields events, and `Decode` where it needs the logits of a next token, which are to be sent. Of
+        `is_one_of_many`, states are kept as `StateCache.open` says. It goes on from a `state` of the prompt's
+        first tokens where one is given, which it then owns, and keeps none.
+        """
         start = time.perf_counter()
+        if request.grammar:
+            self.grammars.begin()  # beside the reading of the prompt
         experts, layers = self.backend.expert_use, self.backend.layer_use
         prompt = prompt or prepare(self.processor, request)
         for note in prompt.notes:
@@ -93,11 +133,15 @@ class Engine:
         room = context_limit(self.processor, request) - num_prompt
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
 
-        saved = self.cache.open(prompt) if self.cache else None
-        found = saved.found if saved else Found(None, 0, None)
+        saved = None
+        if self.cache and state is None:
+            saved = self.cache.open(prompt, is_one_of_many=is_one_of_many)
+        found = saved.found if saved else Found(state, state.num_tokens if state else 0, None)
         heard = {note for clip in prompt.clips for note in clip.clip.notes()}
-        read = yield from self._read(prompt, saved, num_prompt)
-        state, logits = read.state, read.logits
+        begun = found.state or self.backend.new_state()
+        if self.speculating and self.speculating.may_pay and not is_one_of_many:
+            self.backend.look_ahead(begun)  # it hears of the prompt
+        read = yield from self.read(prompt, num_prompt, begun, saved)
         for clip in prompt.clips:
             for note in clip.clip.notes():
                 if note not in heard:  # a clip may be asked about again
@@ -107,40 +151,25 @@ class Engine:
         if saved:
             saved.keep_prompt()
 
-        speech = Speech(
-            self.processor.tokenizer, starts_in_reasoning=prompt.starts_in_reasoning, stop=request.stop
-        )
-        params = request.sampling.over(self.defaults.sampling)
-        sampler = Sampler(params, self.processor.tokenizer.size, prompt.ids, request.seed)
-        forced: list[int] = []
-        written: list[int] = []
-        count, first_token_s = 0, 0.0
-        reason: FinishReason = "length"
-        while count < limit:
-            if not forced and self._is_budget_spent(request, speech):
-                forced = self.processor.tokenizer.encode(f"\n{THINK_END}\n\n")
-            token = forced.pop(0) if forced else sampler.draw(logits)
-            count += 1
-            first_token_s = first_token_s or time.perf_counter() - start
-            if token in self.defaults.stop_ids:
-                reason = "stop"
-                break
-            written.append(token)
-            yield from speech.push(token)
-            if speech.is_stopped:
-                reason = "stop"
-                break
-            if count < limit:
-                logits = self.backend.decode([state], np.array([token]))[0]
-        yield from speech.finish()
+        constraint = self.grammars.constraint(request.grammar) if request.grammar else None
+        answer = Answer(request, prompt, self.processor.tokenizer, self.defaults, limit, constraint)
+        if answer.goes_on:
+            yield from answer.take(read.logits)
+        while answer.goes_on:
+            logits = yield Decode(read.state, answer.token, answer.before)
+            assert logits is not None
+            yield from answer.take(logits)
+        yield from answer.finish()
         now = time.perf_counter()
-        answer = Message("assistant", (TextPart(speech.answer),), speech.reasoning or None, tuple(written))
-        if saved and self.processor.is_kept(request.messages, answer, enable_thinking=request.thinking):
-            saved.keep_written(state, written)
+        if saved and self.processor.is_kept(
+            request.messages, answer.message, enable_thinking=request.thinking
+        ):
+            saved.keep_written(read.state, answer.written)
         for note in self.cache.take_notes() if self.cache else []:
             yield Note(note)
+        speech = answer.speech
         yield Finished(
-            reason,
+            answer.reason,
             speech.answer,
             speech.reasoning,
             Usage(
@@ -148,22 +177,23 @@ class Engine:
                 cached_tokens=found.num_tokens,
                 image_tokens=prompt.image_tokens,
                 video_tokens=prompt.video_tokens,
-                completion_tokens=count,
+                completion_tokens=answer.count,
                 reasoning_tokens=speech.num_reasoning_tokens,
             ),
             _rates(
                 Timings(
                     media_s=read.media_s,
                     prefill_s=read.prefill_s,
-                    first_token_s=first_token_s,
+                    first_token_s=answer.first_token_at - start if answer.count else 0.0,
                     decode_s=now - prefilled,
                 ),
                 num_prompt - found.num_tokens,
-                count,
+                answer.count,
             ),
-            tuple(written),
+            tuple(answer.written),
             use.since(experts) if experts and (use := self.backend.expert_use) else None,
             use.since(layers) if layers and (use := self.backend.layer_use) else None,
+            None if answer.logprobs is None else tuple(answer.logprobs),
         )
 
     def read_ahead(self, request: Request, is_wanted: Callable[[], bool]) -> int:
@@ -182,7 +212,7 @@ class Engine:
         first = saved.found.num_tokens
         if len(starts) < 2 or (end := starts[-2]) <= first:  # the last one is that of the answer
             return 0
-        reading = self._read(prompt, saved, end)
+        reading = self.read(prompt, end, saved.found.state, saved)
         while is_wanted():
             try:
                 next(reading)
@@ -191,39 +221,64 @@ class Engine:
                 return end - first
         return 0
 
-    def _read(
-        self, prompt: ModelInput, saved: PromptCache | None, num_tokens: int
+    def read(
+        self,
+        prompt: ModelInput,
+        num_tokens: int,
+        state: ModelState | None = None,
+        saved: PromptCache | None = None,
     ) -> Generator[Event, None, Read]:
-        """Bring a state to the first `num_tokens` tokens of the prompt, from where a saved one is."""
-        found = saved.found if saved else Found(None, 0, None)
+        """Bring a state to the first `num_tokens` tokens of the prompt, from where `state` is."""
         with self.cache.held_back() if self.cache else nullcontext():
-            start = time.perf_counter()
-            features = Features(self.backend, prompt, found.num_tokens, saved)
-            state = found.state or self.backend.new_state()
+            seconds = 0.0
+            state = state or self.backend.new_state()
+            first = state.num_tokens
+            features = Features(self.backend, prompt, first, saved)
             state.mrope_delta = prompt.mrope_delta
             logits = np.empty(0, np.float32)
             boundaries = saved.boundaries if saved else ()
-            for end in _chunk_ends(self.backend.prefill_chunk, found.num_tokens, num_tokens, boundaries):
+            for end in _chunk_ends(self.backend.prefill_chunk, first, num_tokens, boundaries):
                 yield from features.make(end)
-                begin = state.num_tokens
+                start, begin = time.perf_counter(), state.num_tokens
                 rows = features.take(begin, end)
                 ids, position_ids = prompt.ids[begin:end], prompt.position_ids[:, begin:end]
                 logits = self.backend.prefill(state, ids, position_ids, rows)
                 if saved and end in boundaries:
                     saved.keep(state)
+                seconds += time.perf_counter() - start  # not what runs between the pieces
                 if not features.is_under_way:  # else that is what takes the time, and what tells of it
                     yield PrefillProgress(end, num_tokens)
-        return Read(state, logits, features.seconds, time.perf_counter() - start - features.seconds)
+        return Read(state, logits, features.seconds, seconds)
 
-    def _is_budget_spent(self, request: Request, speech: Speech) -> bool:
-        budget = request.thinking_budget
-        return budget is not None and speech.is_reasoning and speech.num_reasoning_tokens >= budget
+
+def decode(backend: Backend, wishes: Sequence[Decode]) -> list[np.ndarray]:
+    """The logits (vocab_size,) that `wishes` want: one token of each in one step, forced ones in one of their
+    own. Which way a token goes changes none of its bits."""
+    single = [wish for wish in wishes if not wish.before]
+    tokens = np.array([wish.token for wish in single])
+    rows = iter(backend.decode([wish.state for wish in single], tokens) if single else ())
+    return [next(rows) if not wish.before else _decode_forced(backend, wish) for wish in wishes]
+
+
+def _decode_forced(backend: Backend, wish: Decode) -> np.ndarray:
+    ids = np.array([*wish.before, wish.token])
+    first = wish.state.num_tokens + wish.state.mrope_delta
+    position_ids = np.tile(np.arange(first, first + len(ids)), (3, 1))
+    return backend.prefill(wish.state, ids, position_ids, None)
 
 
 def _chunk_ends(chunk: int, start: int, num_tokens: int, boundaries: Sequence[int]) -> list[int]:
     """Where prefill pauses: at absolute multiples of the chunk, and where states are kept."""
     ends = {*range(chunk, num_tokens, chunk), *boundaries, num_tokens}
     return sorted(end for end in ends if start < end <= num_tokens)
+
+
+def _next(steps: Steps, logits: np.ndarray | None) -> Event | Decode | None:
+    """None at the end."""
+    try:
+        return steps.send(logits)
+    except StopIteration:
+        return None
 
 
 def _rates(timings: Timings, num_prompt: int, num_generated: int) -> Timings:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -78,10 +78,7 @@ class Features:
             and (len(batch) + 1) * _num_patches(span) <= PATCHES_AT_ONCE
         ):
             batch.append(self._waiting.popleft())
-        patches = [self._patches(index) for index in batch]
-        made = self._backend.encode_pictures(
-            np.concatenate(patches) if len(patches) > 1 else patches[0], [span.grid] * len(batch)
-        )
+        made = self._backend.encode_pictures(self._patches_of(batch), [span.grid] * len(batch))
         for number, index in enumerate(batch):
             features = made[number * span.length : (number + 1) * span.length]
             if self._saved:
@@ -92,6 +89,17 @@ class Features:
         span = self._prompt.media[index]
         self._ready.append((span, features))
         self.done += span.length
+
+    def _patches_of(self, batch: Sequence[int]) -> np.ndarray:
+        """Patches (P, values), one after the other."""
+        first = self._patches(batch[0])
+        if len(batch) == 1:
+            return first
+        patches = np.empty((len(batch), *first.shape), first.dtype)
+        patches[0] = first
+        for number, index in enumerate(batch[1:], 1):
+            patches[number] = self._patches(index)
+        return patches.reshape(-1, first.shape[1])
 
     def _patches(self, index: int) -> np.ndarray:
         """Of a picture, or of a pair; where pairs follow each other, decoding goes on where it was."""

@@ -13,7 +13,9 @@ from qwen35.cache.store import Store
 from qwen35.config import ModelConfig
 from qwen35.cores import num_cores
 from qwen35.engine.engine import Engine
+from qwen35.engine.grammar import Grammars
 from qwen35.engine.request import GenerationDefaults
+from qwen35.engine.speculation import Speculate, Speculating
 from qwen35.errors import DoesNotFit
 from qwen35.experts.layers import LayerStream
 from qwen35.experts.store import ExpertStore
@@ -49,6 +51,7 @@ def load_engine(
     num_threads: int | None = None,
     cache: Path | None = None,
     states: States | None = None,
+    speculate: Speculate = 0,
     on_progress: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Engine:
@@ -58,13 +61,15 @@ def load_engine(
     `PackedModel.open` brings packed weights into memory; `ram` and `quant` are what `place_torch` does with
     unpacked ones. A packed model runs on the native library and needs no torch, unless `device` is cuda.
     Where the library is missing it is compiled into `cache`; if that fails, `on_note` hears of the slower
-    way. `states` says where states of prompts are kept; None computes all of them anew. `on_progress` hears
+    way. `states` says where states of prompts are kept; None computes all of them anew. `speculate`: how many
+    tokens a packed model's MTP module drafts at a time. `on_progress` hears
     bytes read and bytes in all. The small files are read first, so that a broken folder is reported before
     torch is imported. Raises CheckpointError, and DoesNotFit where the device, the memory or a package is
     missing.
     """
     processor = processor or Processor.from_folder(folder)
     defaults = GenerationDefaults.from_folder(folder)
+    grammars = Grammars(processor.tokenizer, defaults.stop_ids)
     if quant and is_packed(folder):
         if on_note:
             on_note(f"--quant {quant}: for unpacked models alone; {folder.name} stays as it was packed")
@@ -86,7 +91,10 @@ def load_engine(
                 prefill_chunk=weights.placement.prefill_chunk,
             )
             states_of_it = _cache(weights.manifest.fingerprint, backend, processor, states)
-            return Engine(backend, processor, defaults, states_of_it)
+            if speculate == "auto" and weights.placement.is_tight:
+                speculate = 0  # states that are kept for drafts would take what layers and experts need
+            speculating = Speculating(speculate) if speculate else None
+            return Engine(backend, processor, defaults, grammars, states_of_it, speculating)
         if on_note:
             on_note(f"no native kernels ({reason}): {folder.name} is unpacked and runs on torch, slowly")
     elif load != "auto" and on_note:
@@ -127,7 +135,7 @@ def load_engine(
         )
     plain = PlainBackend(model, quant_name)
     weights_name = fingerprint(folder) if states else ""
-    return Engine(plain, processor, defaults, _cache(weights_name, plain, processor, states))
+    return Engine(plain, processor, defaults, grammars, _cache(weights_name, plain, processor, states))
 
 
 def _expert_store(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qwen35.config import read_json
 from qwen35.engine.sampler import SamplingParams
@@ -28,6 +28,15 @@ class SamplingOverrides:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer has to look like. `source`: a JSON Schema as JSON, a regular expression of Rust's kind
+    that all of the answer matches, or a grammar in llguidance's dialect of Lark."""
+
+    kind: Literal["json_schema", "regex", "lark"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     messages: tuple[Message, ...]
     thinking: bool | None = None  # None: as the chat template defaults
@@ -38,6 +47,9 @@ class Request:
     seed: int | None = None  # None: another answer each time, unless the temperature is 0
     image_bounds: TokenBounds | None = None  # None: the checkpoint's
     max_context: int | None = None  # tokens of prompt and answer; None: the checkpoint's
+    grammar: Grammar | None = None  # of the answer, not of what is thought before it
+    logprobs: bool = False  # whether Finished has those of the answer's tokens
+    ends_loops: bool = False  # an answer that repeats itself without end; see engine.loops
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,14 @@ class Sampler:
         # Where nothing is drawn by chance, 40 ms of imports are spared.
         self._random = np.random.default_rng(seed) if params.temperature > 0 else None
 
-    def draw(self, logits: np.ndarray) -> int:
-        """The next token's id, from logits (vocab_size,) float32, which are left as they are."""
+    def draw(self, logits: np.ndarray, allowed: np.ndarray | None = None) -> int:
+        """The next token's id, from logits (vocab_size,) float32, which are left as they are.
+
+        `allowed` (num_tokens,) bool: those that may be drawn, at least one.
+        """
         scores = self._penalise(logits[: self.num_tokens])
+        if allowed is not None:
+            scores = np.where(allowed, scores, np.float32(-np.inf))
         params = self.params
         token = int(scores.argmax()) if params.temperature <= 0 else self._sample(scores)
         self.generated[token] += 1
@@ -74,6 +79,12 @@ class Sampler:
             weights = weights[before < params.top_p * weights.sum()]
         sums = np.cumsum(weights)
         return int(best[np.searchsorted(sums, self._random.random() * sums[-1], side="right")])
+
+
+def log_probability(logits: np.ndarray, token: int) -> float:
+    """Of one token, by the model alone."""
+    highest = logits.max()
+    return float(logits[token] - highest - np.log(np.exp(logits - highest).sum()))
 
 
 def greatest(scores: np.ndarray, count: int) -> np.ndarray:

@@ -4,19 +4,22 @@ from collections.abc import Iterator
 
 from qwen35.engine.detokenizer import Detokenizer
 from qwen35.events import ReasoningDelta, TextDelta
-from qwen35.processing.token_log import THINK_END
+from qwen35.processing.token_log import THINK_END, THINK_START
 from qwen35.processing.tokenizer import Tokenizer
 
 
 class Speech:
     """Reasoning up to `</think>`, then the answer. Mutable, for one request.
 
-    The block is opened by the prompt, not by the model. Stop strings count in the answer alone.
+    The block is opened by the prompt, or by a model that begins with it unasked. Stop strings count in the
+    answer alone.
     Newlines around both are the template's, not the text's, and are dropped.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, starts_in_reasoning: bool, stop: tuple[str, ...]) -> None:
         self.think_end_id = tokenizer.id_of(THINK_END)
+        self._think_start_id = tokenizer.id_of(THINK_START)
+        self._is_beginning = True  # nothing was said yet
         self.is_reasoning = starts_in_reasoning and self.think_end_id is not None
         self.num_reasoning_tokens = 0
         self.reasoning = ""
@@ -30,6 +33,11 @@ class Speech:
         return self._answer.is_stopped
 
     def push(self, token: int) -> Iterator[ReasoningDelta | TextDelta]:
+        is_beginning, self._is_beginning = self._is_beginning, False
+        if is_beginning and token == self._think_start_id and self.think_end_id is not None:
+            self.is_reasoning = True
+            self.num_reasoning_tokens += 1
+            return
         if not self.is_reasoning:
             yield from self._say(self._answer.push(token))
             return

@@ -12,7 +12,7 @@ from qwen35.processing.boundaries import MESSAGE_START
 from qwen35.processing.tokenizer import Tokenizer
 
 MESSAGE_END = "<|im_end|>"
-THINK_END = "</think>"
+THINK_START, THINK_END = "<think>", "</think>"
 _ANSWER_START = f"{MESSAGE_START}assistant"
 
 

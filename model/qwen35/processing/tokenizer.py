@@ -119,6 +119,19 @@ class Tokenizer:
     def id_of(self, token: str) -> int | None:
         return self._added[token] if token in self._added else self._vocabulary.id_of(token)
 
+    def token_bytes(self) -> list[bytes]:
+        """What each token stands for, by id up to `size`; nothing where there is none."""
+        tokens = self._vocabulary.token_bytes()
+        tokens += [b""] * (self.size - len(tokens))
+        for token_id, name in self._added_names.items():
+            tokens[token_id] = name.encode()
+        return tokens
+
+    @property
+    def added_ids(self) -> list[int]:
+        """Ids of tokens that are structure, "special" or not."""
+        return list(self._added_names)
+
     def token_of(self, token_id: int) -> str | None:
         if token_id < 0:
             return None

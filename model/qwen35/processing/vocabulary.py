@@ -17,6 +17,8 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers.models import BPE
 
+from qwen35.processing.byte_level import token_bytes
+
 FILE = "vocabulary.safetensors"
 
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
@@ -38,6 +40,10 @@ class Vocabulary(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text: normalised, cut into words, each word by its merges."""
+        ...
+
+    def token_bytes(self) -> list[bytes]:
+        """What all tokens stand for, by id, where they are spelled in the byte-level alphabet."""
         ...
 
 
@@ -64,6 +70,13 @@ class WholeVocabulary:
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._plain.encode(text).ids if text else []
         return ids
+
+    def token_bytes(self) -> list[bytes]:
+        vocab = self._plain.get_vocab(with_added_tokens=False)
+        spelled = {i: text.encode() for text, i in vocab.items()}
+        texts = [spelled.get(i, b"") for i in range(max(spelled, default=-1) + 1)]
+        ends = np.cumsum([len(text) for text in texts])
+        return token_bytes(np.frombuffer(b"".join(texts), np.uint8), ends)
 
 
 class CompiledVocabulary:
@@ -96,13 +109,18 @@ class CompiledVocabulary:
         if self._normalizer is not None:
             text = self._normalizer.normalize_str(text)
         words = [word for word, _ in self._pre_tokenizer.pre_tokenize_str(text)]
-        if new := set(words).difference(self._known):
-            if len(self._known) > _MOST_WORDS:
-                self._known, new = {}, set(words)
+        known = self._known  # another thread may begin a new one meanwhile
+        if new := set(words).difference(known):
+            if len(known) > _MOST_WORDS:
+                known, new = {}, set(words)
+                self._known = known
             model = self._model(sorted(new))
             for word in new:
-                self._known[word] = tuple(token.id for token in model.tokenize(word))
-        return [token_id for word in words for token_id in self._known[word]]
+                known[word] = tuple(token.id for token in model.tokenize(word))
+        return [token_id for word in words for token_id in known[word]]
+
+    def token_bytes(self) -> list[bytes]:
+        return token_bytes(self._text, self._ends)
 
     def _token(self, token_id: int) -> str:
         token = self._tokens.get(token_id)

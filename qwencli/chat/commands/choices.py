@@ -1,5 +1,6 @@
-"""Commands that choose how questions are answered: /model, /system, /set, /show, /think."""
+"""Commands that choose how questions are answered: /model, /system, /schema, /set, /show, /think."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from qwencli.conversation import system_text
 from qwencli.errors import UsageError
 from qwencli.known_models import find_model
 from qwencli.settings import PARSERS, Settings
+from qwencli.structured.finish import Finish
 from qwencli.values import ImageTokens, Thinking, VideoTokens
 
 # A model that is loaded already has taken these.
@@ -32,6 +34,13 @@ def set_system(session: Session, argument: str) -> None:
         text = None if argument == NONE else system_text(argument)
         session.settings = replace(session.settings, system=text)
     session.screen.say(f"system message: {session.settings.system or NONE}")
+
+
+def set_schema(session: Session, argument: str) -> None:
+    if argument:
+        session.finish = Finish() if argument == NONE else Finish.of(argument)
+    form = session.finish.form
+    session.screen.say(f"schema: {json.dumps(form.schema, ensure_ascii=False) if form else NONE}")
 
 
 def set_thinking(session: Session, argument: str) -> None:

@@ -96,6 +96,13 @@ COMMANDS: dict[str, Command] = {
             choices.set_thinking,
             "think",
         ),
+        Command(
+            "schema",
+            "[FIELDS|JSON|FILE|none]",
+            "Answer in JSON by a schema, such as: name, total float, items[].",
+            choices.set_schema,
+            "path",
+        ),
         Command("image", "PATH ...", "Attach pictures to the next question.", files.attach_images, "path"),
         Command("paste", "", "Attach the picture that is in the clipboard.", files.paste_picture),
         Command("video", "PATH ...", "Attach videos to the next question.", files.attach_video, "path"),

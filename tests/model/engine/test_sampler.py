@@ -108,3 +108,20 @@ def test_equal_seeds_draw_alike() -> None:
     assert draws(1) == draws(1)
     assert draws(1) != draws(2)
     assert draws(None) != draws(None)
+
+
+@pytest.mark.parametrize(
+    "params", [SamplingParams(temperature=0), SamplingParams(top_k=3, top_p=0.9, min_p=0.1)]
+)
+def test_what_is_not_allowed_is_never_drawn_and_the_rest_as_if_it_were_not_there(
+    params: SamplingParams,
+) -> None:
+    logits = random_logits()
+    allowed = np.arange(NUM_TOKENS) % 3 == 0
+    lower = np.where(allowed, logits[:NUM_TOKENS], np.float32(-1e4))
+    restricted, other = (Sampler(params, NUM_TOKENS, NO_PROMPT, seed=0) for _ in range(2))
+    drawn = [restricted.draw(logits, allowed) for _ in range(200)]
+    assert drawn == [other.draw(lower) for _ in range(200)]
+    assert allowed[drawn].all()
+    only = np.arange(NUM_TOKENS) == 7
+    assert restricted.draw(logits, only) == 7

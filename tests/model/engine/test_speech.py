@@ -42,6 +42,13 @@ def test_without_thinking_everything_is_the_answer() -> None:
     assert (speech.reasoning, speech.answer) == ("", "no </think> thoughts")
 
 
+def test_a_model_may_open_the_block_itself() -> None:
+    speech, _ = speak("<think>\nhm\n</think>\n\nyes", starts_in_reasoning=False)
+    assert (speech.reasoning, speech.answer) == ("hm", "yes")
+    later, _ = speak("It is <think>", starts_in_reasoning=False)
+    assert (later.reasoning, later.answer) == ("", "It is <think>")
+
+
 def test_the_tokens_of_the_block_are_counted_with_its_end() -> None:
     assert speak("abc</think>de", starts_in_reasoning=True)[0].num_reasoning_tokens == 4
 

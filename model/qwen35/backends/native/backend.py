@@ -7,8 +7,7 @@ cut into pieces, nor on the number of threads: bit for bit.
 
 from collections.abc import Sequence
 from contextlib import closing
-from itertools import accumulate
-from typing import cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,15 @@ from numpy.typing import NDArray
 from qwen35.backends.base import PREFILL_CHUNK
 from qwen35.backends.native.layers import Layer, Layers, Weights, pointer
 from qwen35.backends.native.library import Batch, Context, Library, forced_isa
+from qwen35.backends.native.lookahead import NativeLookahead
 from qwen35.backends.native.places import BlockTable, address, linear_places
 from qwen35.backends.native.rotary import Floats, TextRotary
-from qwen35.backends.native.vision import encode_pictures
+from qwen35.backends.native.rows import Rows
+from qwen35.backends.native.vision import Frames, encode_pictures
 from qwen35.events import ExpertUse
 from qwen35.experts.layers import LayerStream
 from qwen35.experts.store import ExpertStore
-from qwen35.state import KVBlocks, LinearMemory, ModelState
+from qwen35.state import ModelState
 
 # Part of every cache key. All instruction sets, thread counts and batch sizes have the same numerics.
 NUMERICS = "native-2"
@@ -56,7 +57,9 @@ class NativeBackend:
         self.prefill_chunk = prefill_chunk
         self._layers = Layers(weights, store.tables if store else None)
         self._block_table = BlockTable()
+        self._lookaheads: WeakKeyDictionary[ModelState, NativeLookahead] = WeakKeyDictionary()
         self._rotary = TextRotary(self.config.text.rope, self.config.text.rotary_dim)
+        self._frames = Frames()
         media = (self.config.image_token_id, self.config.video_token_id)
         self._media_ids = [token for token in media if token is not None]
         self.name = f"native ({self._context.isa}, {num_threads} threads)"
@@ -81,24 +84,46 @@ class NativeBackend:
     def encode_pictures(self, patches: np.ndarray, grids: Sequence[tuple[int, int, int]]) -> np.ndarray:
         """Features (M, D) float32 of patches (P, values)."""
         assert self.config.vision is not None
-        return encode_pictures(self._context, self._layers, self.config.vision, patches, grids)
+        return encode_pictures(self._context, self._layers, self.config.vision, self._frames, patches, grids)
 
     def prefill(
         self, state: ModelState, ids: np.ndarray, position_ids: np.ndarray, features: np.ndarray | None
     ) -> np.ndarray:
-        x = self._embed(ids)
+        x = self.embed(ids)
         if features is not None:
             x[np.isin(ids, self._media_ids)] = features
-        self._run([state], x, position_ids)
+        lookahead = self._lookaheads.get(state)
+        embeds = x.copy() if lookahead else x
+        self._run(Rows.of_prompt(state, len(ids)), x, position_ids)
+        if lookahead:
+            lookahead.read(embeds, x, position_ids)
         return self._logits(x, np.array([len(ids) - 1], np.int32))[0]
 
     def decode(self, states: Sequence[ModelState], ids: np.ndarray) -> np.ndarray:
-        x = self._embed(ids)
+        x = self.embed(ids)
         positions = np.array([state.num_tokens + state.mrope_delta for state in states])
-        self._run(states, x, np.broadcast_to(positions, (3, len(states))))
+        self._run(Rows.of_several(states), x, np.broadcast_to(positions, (3, len(states))))
         return self._logits(x, np.arange(len(states), dtype=np.int32))
 
-    def _embed(self, ids: np.ndarray) -> Floats:
+    def look_ahead(self, state: ModelState) -> NativeLookahead | None:
+        """From here on the MTP module hears of all that goes through `state`; None where there is none."""
+        mtp = self._layers.mtp
+        if mtp is None:
+            return None
+        if state not in self._lookaheads:
+            self._lookaheads[state] = NativeLookahead(self, self._context, self._layers, mtp)
+        return self._lookaheads[state]
+
+    def forget(self, state: ModelState) -> None:
+        self._lookaheads.pop(state, None)
+
+    def run_rows(self, rows: Rows, ids: np.ndarray, position_ids: np.ndarray) -> tuple[Floats, Floats]:
+        """Outputs (M, D) of the last layer, and logits (M, vocab_size), of tokens `ids`."""
+        x = self.embed(ids)
+        self._run(rows, x, position_ids)
+        return x, self._logits(x, np.arange(len(ids), dtype=np.int32))
+
+    def embed(self, ids: np.ndarray) -> Floats:
         ids = np.ascontiguousarray(ids, np.int64)
         x = np.empty((len(ids), self.config.text.hidden_size), np.float32)
         self._context.call("qw_embed", self._layers.embedding, address(ids), len(ids), address(x))
@@ -119,19 +144,14 @@ class NativeBackend:
         )
         return logits
 
-    def _run(self, states: Sequence[ModelState], x: Floats, position_ids: np.ndarray) -> None:
-        """Move `x` (M, D) through all layers, in place, and the states past it.
-
-        M tokens of the only sequence, or one token of each.
-        """
+    def _run(self, rows: Rows, x: Floats, position_ids: np.ndarray) -> None:
+        """Move `x` (M, D) through all layers, in place, and the states past it."""
         M, moe, call = len(x), self.config.text.moe, self._context.call
         if self._store:
             self._store.make_room()
-        counts = [M] if len(states) == 1 else [1] * M
-        starts = np.array([0, *accumulate(counts)], np.int32)
-        lengths = np.array([state.num_tokens for state in states], np.int32)
+        starts, lengths = rows.starts, rows.lengths
         cos, sin = self._rotary.tables(position_ids)
-        batch = pointer(Batch(M, len(states), address(starts), address(lengths), address(cos), address(sin)))
+        batch = pointer(Batch(M, len(lengths), address(starts), address(lengths), address(cos), address(sin)))
         h = np.empty_like(x)
         chosen = np.empty((M, moe.num_experts_per_tok if moe else 0), np.int32)
         weights = np.empty(chosen.shape, np.float32)
@@ -141,15 +161,12 @@ class NativeBackend:
                 self._stream.enter(index)
             layer = self._layers.layer(index)
             if layer.is_linear:
-                past = [cast(LinearMemory, state.layers[index]) for state in states]
-                left = [memory.to_write() for memory in past]
+                past, left = rows.linear(index)
                 places = linear_places(past, left)
                 call("qw_linear", layer.mixer, batch, address(places), x_at, h_at, chosen_at, weights_at)
-                for state, memory in zip(states, left, strict=True):
-                    state.layers[index] = memory
+                rows.leave(index, left)
             else:
-                blocks = [cast(KVBlocks, state.layers[index]) for state in states]
-                places = self._block_table.places(blocks, counts)
+                places = rows.blocks(self._block_table, index)
                 call("qw_attention", layer.mixer, batch, address(places), x_at, h_at, chosen_at, weights_at)
             if layer.records is None:
                 call("qw_mlp", layer.mlp, M, h_at, x_at)
@@ -159,8 +176,7 @@ class NativeBackend:
                 self._run_experts(self._store, index, layer, h, chosen, weights, x)
             if self._stream:
                 self._stream.leave(index)
-        for state, count in zip(states, counts, strict=True):
-            state.num_tokens += count
+        rows.finish()
 
     def _run_experts(
         self,

@@ -45,11 +45,29 @@ class Weights(Protocol):
 
     def vector(self, name: str) -> NDArray[np.float32]: ...
 
-    def experts(self, layer: int) -> tuple[int, int]:
-        """Address of expert 0's record, bytes to the next one."""
+    def experts(self, layer: int | str) -> tuple[int, int]:
+        """Address of expert 0's record, bytes to the next one; `layer`: an index, or "mtp.layers.0"."""
         ...
 
-    def expert_format(self, layer: int) -> str: ...
+    def expert_format(self, layer: int | str) -> str: ...
+
+
+# Drafts are looked for among the first tokens of a vocabulary: a BPE's merges are in order of frequency, and
+# reading the whole head, of a small model a third of all weights, would cost more than drafts bring.
+DRAFT_TOKENS = 32768
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MtpLayers:
+    """The MTP module: `layer` between what joins its two inputs and what drafts."""
+
+    norm_embedding: NDArray[np.float32]  # (D,), as stored: applied as 1 + w
+    norm_hidden: NDArray[np.float32]
+    fc: Pointer  # (D, 2 D)
+    layer: "Layer"
+    norm: NDArray[np.float32]
+    head: Pointer  # (at most DRAFT_TOKENS, D)
+    num_drafted: int  # its rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +113,35 @@ class Layers:
         return self._layers[index]
 
     @cached_property
+    def final_norm(self) -> NDArray[np.float32]:
+        """(D,), as stored."""
+        self._weights.wait_for("language_model.norm.weight")
+        return self._floats("language_model.norm.weight")
+
+    @cached_property
+    def mtp(self) -> MtpLayers | None:
+        """None where the model has none."""
+        config = self._weights.config
+        if not config.text.num_mtp_layers:
+            return None
+        self._weights.wait_for("mtp.")
+        tied = config.tie_word_embeddings
+        name = "language_model.embed_tokens.weight" if tied else "lm_head.weight"
+        self._weights.wait_for(name)
+        address, format_name, n, k = self._weights.matrix(name)
+        num_drafted = min(n, DRAFT_TOKENS)
+        layer = self._attention_layer(config.text, "mtp.layers.0.", "mtp.layers.0")
+        return MtpLayers(
+            self._floats("mtp.pre_fc_norm_embedding.weight"),
+            self._floats("mtp.pre_fc_norm_hidden.weight"),
+            pointer(self._matrix("mtp.fc.weight")),
+            layer,
+            self._floats("mtp.norm.weight"),
+            pointer(Matrix.of(address, format_name, num_drafted, k)),
+            num_drafted,
+        )
+
+    @cached_property
     def vision(self) -> Pointer:
         self._weights.wait_for("visual.")
         return pointer(self._vision())
@@ -127,10 +174,29 @@ class Layers:
         self._weights.wait_for(prefix)
         is_linear = text.layer_types[index] == "linear_attention"
         mixer = pointer(self._linear(text, prefix) if is_linear else self._attention(text, prefix))
+        tables = self._expert_tables
+        return self._with_mlp(
+            text, is_linear, mixer, prefix, index, None if tables is None else tables[index]
+        )
+
+    def _attention_layer(self, text: TextConfig, prefix: str, experts: str) -> Layer:
+        """One beside the main model's. `experts`: the name of its experts."""
+        return self._with_mlp(text, False, pointer(self._attention(text, prefix)), prefix, experts, None)
+
+    def _with_mlp(
+        self,
+        text: TextConfig,
+        is_linear: bool,
+        mixer: Pointer,
+        prefix: str,
+        experts: int | str,
+        records: NDArray[np.uintp] | None,
+    ) -> Layer:
+        """`records`: where its experts are; None: `weights` holds them."""
         if text.moe is None:
             return Layer(is_linear, mixer, pointer(self._mlp(prefix + "mlp.")), None)
         D, size, moe = text.hidden_size, text.moe.moe_intermediate_size, text.moe
-        format_name = self._weights.expert_format(index)
+        format_name = self._weights.expert_format(experts)
         mlp = Moe(
             self._mlp(prefix + "mlp.shared_expert."),
             self._matrix(prefix + "mlp.shared_expert_gate.weight"),
@@ -140,10 +206,8 @@ class Layers:
             moe.num_experts,
             moe.num_experts_per_tok,
         )
-        if self._expert_tables is not None:
-            records = self._expert_tables[index]
-        else:
-            address, stride = self._weights.experts(index)
+        if records is None:
+            address, stride = self._weights.experts(experts)
             records = np.arange(moe.num_experts, dtype=np.uintp) * np.uintp(stride) + np.uintp(address)
         return Layer(is_linear, mixer, pointer(mlp), self._keep(records))
 

@@ -4,7 +4,7 @@ The plain form is `network/vision.py`.
 """
 
 from collections.abc import Sequence
-from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from qwen35.backends.native.layers import Layers
 from qwen35.backends.native.library import Context
 from qwen35.backends.native.rotary import Floats, vision_tables
 from qwen35.config import VisionConfig
+
+_MOST_SIZES = 8
 
 
 def patch_coordinates(height: int, width: int, merge: int) -> NDArray[np.int64]:
@@ -42,37 +44,57 @@ def interpolate_positions(table: Floats, coordinates: NDArray[np.int64], height:
     return total
 
 
+class Frame(NamedTuple):
+    """What is added to the patches of a frame, and turns their heads: depends on its size alone."""
+
+    positions: Floats  # (P, d)
+    cos: Floats  # (P, head_dim / 2)
+    sin: Floats
+
+
+class Frames:
+    """Those of the sizes seen last. Mutable. Pictures of a batch and pairs of a clip have few sizes."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], Frame] = {}
+
+    def frame(self, config: VisionConfig, table: Floats, height: int, width: int) -> Frame:
+        """Of height x width patches, with the learned positions of `table` (side ** 2, d)."""
+        known = self._known.get((height, width))
+        if known is None:
+            if len(self._known) >= _MOST_SIZES:
+                self._known.clear()
+            coordinates = patch_coordinates(height, width, config.spatial_merge_size)
+            positions = interpolate_positions(table, coordinates, height, width)
+            tables = vision_tables(coordinates, config.hidden_size // config.num_heads)
+            known = self._known[height, width] = Frame(np.ascontiguousarray(positions, np.float32), *tables)
+        return known
+
+
 def encode_pictures(
     context: Context,
     layers: Layers,
     config: VisionConfig,
+    frames: Frames,
     patches: NDArray[np.float32],
     grids: Sequence[tuple[int, int, int]],
 ) -> Floats:
     """Features (M, D) of patches (P, values) in merge order; `grids` are (time, height, width) each."""
-    merge = config.spatial_merge_size
-    coordinates, positions, frames = [], [], []
-    for (height, width), run in groupby((h, w) for t, h, w in grids for _ in range(t)):
-        count = len(list(run))  # frames of one size in a row share what depends on size alone
-        frame = patch_coordinates(height, width, merge)
-        learned = interpolate_positions(layers.vision_positions, frame, height, width)
-        coordinates.append(np.tile(frame, (count, 1)))
-        positions.append(np.tile(learned, (count, 1)))
-        frames += [height * width] * count
+    sizes = [(height, width) for time, height, width in grids for _ in range(time)]
     patches = np.ascontiguousarray(patches, np.float32)
-    assert patches.shape == (sum(frames), config.patch_values)
-    cos, sin = vision_tables(np.concatenate(coordinates), config.hidden_size // config.num_heads)
-    added = np.ascontiguousarray(np.concatenate(positions), np.float32)
-    lengths = np.array(frames, np.int32)
-    features = np.empty((len(patches) // merge**2, config.out_hidden_size), np.float32)
+    assert patches.shape == (sum(height * width for height, width in sizes), config.patch_values)
+    parts = [frames.frame(config, layers.vision_positions, *size) for size in sizes]
+    positions, cos, sin = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+    lengths = np.array([height * width for height, width in sizes], np.int32)
+    features = np.empty((len(patches) // config.spatial_merge_size**2, config.out_hidden_size), np.float32)
     context.call(
         "qw_vision",
         layers.vision,
         patches.ctypes.data,
         len(patches),
-        added.ctypes.data,
-        np.ascontiguousarray(cos).ctypes.data,
-        np.ascontiguousarray(sin).ctypes.data,
+        positions.ctypes.data,
+        cos.ctypes.data,
+        sin.ctypes.data,
         lengths.ctypes.data,
         len(lengths),
         features.ctypes.data,

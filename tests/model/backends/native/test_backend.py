@@ -28,19 +28,6 @@ Backend = NativeBackend | PlainBackend
 MakeBackend = Callable[..., NativeBackend]
 
 
-@pytest.fixture(scope="module")
-def weights_of() -> Callable[[Pair, str], MemoryWeights]:
-    known: dict[tuple[str, str], MemoryWeights] = {}
-
-    def make(pair: Pair, format_name: str) -> MemoryWeights:
-        key = (str(pair.shape), format_name)
-        if key not in known:
-            known[key] = MemoryWeights(pair.ours, format_name)
-        return known[key]
-
-    return make
-
-
 @pytest.fixture
 def make_backend(library: Library, main_pair: Pair, weights_of: Callable[..., MemoryWeights]) -> MakeBackend:
     def make(format_name: str = "q4", **options: object) -> NativeBackend:

@@ -22,7 +22,7 @@ class MemoryWeights:
         self.meaning = copy.deepcopy(model)  # the same weights, dequantised
         self._matrices: dict[str, PackedMatrix] = {}
         self._vectors: dict[str, NDArray[np.float32]] = {}
-        self._experts: dict[int, tuple[NDArray[np.uint8], int, str]] = {}
+        self._experts: dict[int | str, tuple[NDArray[np.uint8], int, str]] = {}
         for name, parameter in self.meaning.named_parameters():
             if ".experts." in name:
                 continue
@@ -37,6 +37,9 @@ class MemoryWeights:
         if model.config.text.moe:
             for index, layer in enumerate(self.meaning.language_model.layers):
                 self._experts[index] = self._pack_experts(layer.mlp.experts, format_name)
+            if self.meaning.mtp is not None:
+                experts = self.meaning.mtp.layers[0].mlp.experts
+                self._experts["mtp.layers.0"] = self._pack_experts(experts, format_name)
 
     @staticmethod
     def _pack_experts(experts: torch.nn.Module, format_name: str) -> tuple[NDArray[np.uint8], int, str]:
@@ -66,9 +69,9 @@ class MemoryWeights:
     def vector(self, name: str) -> NDArray[np.float32]:
         return self._vectors[name]
 
-    def experts(self, layer: int) -> tuple[int, int]:
+    def experts(self, layer: int | str) -> tuple[int, int]:
         data, stride, _ = self._experts[layer]
         return data.ctypes.data, stride
 
-    def expert_format(self, layer: int) -> str:
+    def expert_format(self, layer: int | str) -> str:
         return self._experts[layer][2]

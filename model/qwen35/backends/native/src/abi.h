@@ -13,7 +13,9 @@ extern "C" {
 typedef qw::Matrix QwMatrix;
 typedef struct QwContext QwContext; // threads, kernels, scratch memory; one call at a time
 
-// Which rows belong to which sequence, and where they stand.
+// Which rows belong to which sequence, and where they stand. Sequences go through a layer's states in order:
+// rows of one of them may also be passed as sequences of one row each, whose states each begin where the one
+// before it ends; so every row's state is kept.
 typedef struct {
     int32_t num_rows, num_seqs;
     const int32_t* starts; // (B + 1): rows starts[b] .. starts[b + 1] are sequence b's

@@ -50,9 +50,12 @@ inline void quantise_row(Context& context, const float* x, int k, uint8_t* row) 
     context.kernels->quantise(x, k, k, 0, RowLayout(k).num_groups, row);
 }
 
-// Calls body(first, last, thread) on runs of rows, at most `step` each. Short rows want larger steps.
+// Calls body(first, last, thread) on runs of rows, at most `step` each, of few rows fewer: every thread gets
+// some. Short rows want larger steps.
 template <class Body>
 void for_rows(Context& context, int num_rows, int step, const Body& body) {
+    const int num_threads = context.pool.num_threads();
+    step = std::min(step, std::max(1, (num_rows + num_threads - 1) / num_threads));
     const int num_items = (num_rows + step - 1) / step;
     context.pool.run(num_items, [&](int item, int thread) {
         body(item * step, std::min(num_rows, (item + 1) * step), thread);

@@ -78,27 +78,29 @@ void run_linear(Context& context, const QwLinear& layer, const QwBatch& batch, c
     };
     multiply(context, products, 4);
 
-    const int num_heads = 2 * layer.num_k_heads + num_v;
-    context.pool.run(B * num_heads, [&](int item, int) {
-        const int seq = item / num_heads, first = batch.starts[seq];
-        convolve_head(context, layer, channels, item % num_heads, batch.starts[seq + 1] - first,
-                      mixed + size_t(first) * channels.all, states[seq],
-                      convolved + size_t(first) * channels.all);
+    // Sequences one after another within a head: one may begin where the one before it ends.
+    context.pool.run(2 * layer.num_k_heads + num_v, [&](int head, int) {
+        for (int seq = 0; seq < B; seq++) {
+            const int first = batch.starts[seq];
+            convolve_head(context, layer, channels, head, batch.starts[seq + 1] - first,
+                          mixed + size_t(first) * channels.all, states[seq],
+                          convolved + size_t(first) * channels.all);
+        }
     });
     for (int m = 0; m < M; m++) {
         context.kernels->decay_and_beta(a[m], b[m], layer.dt_bias, layer.neg_a, num_v,
                                         decay + size_t(m) * num_v, beta + size_t(m) * num_v);
     }
-    // While a single token passes one head, the next head's state is fetched: runs of heads for each thread.
-    const int num_runs = M == B ? std::min(B * num_v, 2 * context.pool.num_threads()) : B * num_v;
+    // While a single token passes one state, the next one is fetched: runs of heads for each thread.
+    const int num_runs = M == B ? std::min(num_v, 2 * context.pool.num_threads()) : num_v;
     context.pool.run(num_runs, [&](int item, int) {
-        const int end = B * num_v * (item + 1) / num_runs;
+        const int end = num_v * (item + 1) / num_runs * B;
         const auto state_of = [&](int i) {
-            return i < end ? states[i / num_v].state_in + size_t(i % num_v) * layer.k_dim * layer.v_dim : nullptr;
+            return i < end ? states[i % B].state_in + size_t(i / B) * layer.k_dim * layer.v_dim : nullptr;
         };
-        for (int i = B * num_v * item / num_runs; i < end; i++) {
-            const int seq = i / num_v, first = batch.starts[seq];
-            run_head_rule(context, layer, channels, i % num_v, batch.starts[seq + 1] - first,
+        for (int i = num_v * item / num_runs * B; i < end; i++) {
+            const int seq = i % B, first = batch.starts[seq];
+            run_head_rule(context, layer, channels, i / B, batch.starts[seq + 1] - first,
                           convolved + size_t(first) * channels.all, decay + size_t(first) * num_v,
                           beta + size_t(first) * num_v, states[seq], state_of(i + 1),
                           y + size_t(first) * channels.values);

@@ -1,0 +1,124 @@
+"""Speculation changes no token of an answer: greedy, sampled, restored, with experts on the disk."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwen35.engine.engine import Engine
+from qwen35.engine.request import Request, SamplingOverrides
+from qwen35.engine.speculation import MOST_DRAFTS, Costs, Speculate, Speculating
+from qwen35.events import Finished
+from tests.model.cache.asking import GREEDY, engine_of, picture, system, user, words
+from tests.model.cache.saved import MINI
+from tests.model.engine.test_batching import engine_in_parts
+
+WARM = SamplingOverrides(temperature=0.8, top_k=20, top_p=0.95, presence_penalty=0.3)
+QUESTIONS = (
+    [user("What is 2 + 2?")],
+    [system("Answer in one short sentence."), user(picture(), "What do you see?")],
+    [user(words(900), "What does it say?")],
+)
+
+
+def finished(engine: Engine, request: Request) -> Finished:
+    *_, last = engine.generate(request)
+    assert isinstance(last, Finished)
+    return last
+
+
+def with_drafts(engine: Engine, speculate: Speculate) -> Engine:
+    return replace(engine, speculating=Speculating(speculate))
+
+
+@pytest.mark.parametrize("kind", ["in memory", "cache", "offloaded experts"])
+def test_answers_are_the_same_token_by_token(tmp_path: Path, kind: str) -> None:
+    engine = engine_of(MINI)
+    other = {
+        "in memory": engine_of,
+        "cache": lambda model: engine_of(model, tmp_path),
+        "offloaded experts": lambda model: engine_in_parts(None),
+    }[kind](MINI)
+    accepted = 0
+    for number, (messages, sampling) in enumerate((m, s) for m in QUESTIONS for s in (GREEDY, WARM)):
+        request = Request(tuple(messages), sampling=sampling, max_tokens=40, seed=number)
+        expected = finished(engine, request)
+        for speculate in (1, 3, "auto") if kind == "in memory" else (3,):
+            got = finished(with_drafts(other, speculate), request)
+            assert (got.token_ids, got.reason) == (expected.token_ids, expected.reason)
+            assert got.answer == expected.answer
+            if got.speculated:
+                accepted += got.speculated.accepted
+                assert 0 <= got.speculated.accepted <= got.speculated.drafted
+    assert accepted > 0
+    other.close()
+
+
+def test_the_saved_state_of_a_speculated_answer_is_continued(tmp_path: Path) -> None:
+    question, then = user("What is 2 + 2?"), user("And twice that?")
+    engine = with_drafts(engine_of(MINI, tmp_path), 3)
+    first = finished(engine, Request((question,), sampling=GREEDY, max_tokens=60))
+    engine.close()
+    said = replace(user(first.answer), role="assistant", token_ids=first.token_ids)
+    request = Request((question, said, then), sampling=GREEDY, max_tokens=20)
+    again = finished(with_drafts(engine_of(MINI, tmp_path), 3), request)
+    assert again.token_ids == finished(engine_of(MINI), request).token_ids
+
+
+def test_forced_tokens_of_a_thinking_budget_end_what_was_drafted() -> None:
+    engine = engine_of(MINI)
+    request = Request((user("Why?"),), thinking=True, thinking_budget=6, sampling=GREEDY, max_tokens=30)
+    assert finished(with_drafts(engine, 3), request).token_ids == finished(engine, request).token_ids
+
+
+def costs_of(check_s: dict[int, float], draft_s: float) -> Costs:
+    """Seconds of checks by their drafts, and of each draft, as measured three times."""
+    costs = Costs()
+    for count, seconds in check_s.items():
+        for _ in range(3):
+            costs.add(count, draft_s * count, seconds)
+    return costs
+
+
+def test_it_drafts_as_much_as_pays() -> None:
+    costs = costs_of({count: 1 + 0.1 * count for count in range(MOST_DRAFTS + 1)}, 0.1)
+    assert costs.choose(0.0) == 0
+    assert 0 < costs.choose(0.5) < MOST_DRAFTS
+    assert costs.choose(0.95) == MOST_DRAFTS
+    assert not costs.are_too_high
+
+
+def test_what_is_not_known_is_tried_as_long_as_it_could_pay() -> None:
+    assert Costs().choose(0.9) == 0
+    assert costs_of({0: 1.0}, 0.0).choose(0.9) == 1
+    assert costs_of({0: 1.0, 1: 1.9}, 0.05).choose(0.0) == 2
+    hopeless = costs_of({0: 1.0, 1: 1.9}, 0.2)
+    assert hopeless.choose(1.0) == 0
+    assert hopeless.are_too_high
+
+
+def test_an_answer_that_drafts_do_not_pay_for_goes_on_without() -> None:
+    engine = engine_of(MINI)
+    costs = costs_of({count: 1e6 * (1 + 0.9 * count) for count in range(MOST_DRAFTS + 1)}, 1e4)
+    assert not costs.are_too_high  # they would pay, if nearly all of them came
+    request = Request((user("Hello"),), sampling=GREEDY, max_tokens=20)
+    got = finished(replace(engine, speculating=Speculating("auto", costs)), request)
+    assert got.speculated is None
+    assert got.token_ids == finished(engine, request).token_ids
+
+
+def test_drafts_of_the_built_in_model_often_come() -> None:
+    """Its MTP module was trained: what it drafts first is right more often than not."""
+    engine = with_drafts(engine_of(MINI), 1)
+    used = [
+        finished(
+            engine, Request((user(picture(seed), "Describe the picture."),), sampling=GREEDY, max_tokens=60)
+        )
+        for seed in range(3)
+    ]
+    drafted = sum(each.speculated.drafted for each in used if each.speculated)
+    accepted = sum(each.speculated.accepted for each in used if each.speculated)
+    assert drafted > 20
+    assert accepted > 0.5 * drafted
+    assert np.isclose(used[0].speculated.acceptance, used[0].speculated.accepted / used[0].speculated.drafted)
