@@ -21,6 +21,7 @@ from qwencli.commands.doctor import doctor
 from qwencli.commands.models import models
 from qwencli.commands.plan import plan
 from qwencli.commands.schema import schema
+from qwencli.commands.templates import templates
 from qwencli.errors import OutputError, ReaderGone, UsageError, exit_code_for
 from qwencli.interrupts import Interrupts
 from qwencli.render.output import Output, standard_output
@@ -43,6 +44,7 @@ app.command()(doctor)
 app.add_typer(models, name="models")
 app.add_typer(cache, name="cache")
 app.add_typer(chats, name="chats")
+app.add_typer(templates, name="templates")
 
 
 def _print_version(is_wanted: bool) -> None:

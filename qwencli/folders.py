@@ -28,6 +28,10 @@ class Folders:
         return self.config / "config.toml"
 
     @property
+    def templates(self) -> Path:
+        return self.config / "templates"
+
+    @property
     def states(self) -> Path:
         return self.cache / "states"
 

@@ -74,6 +74,18 @@ def complete_release(incomplete: str) -> Iterator[tuple[str, str]]:
             yield name, repo
 
 
+def complete_template(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Names of templates, with what they are about."""
+    import os
+
+    from qwencli.folders import Folders
+    from qwencli.templates.template import all_templates
+
+    for template in all_templates(Folders.locate(os.environ).templates):
+        if template.name.startswith(incomplete):
+            yield template.name, template.about
+
+
 def complete_chat(incomplete: str) -> Iterator[tuple[str, str]]:
     """Ids of the saved conversations, with their titles."""
     import os
@@ -172,6 +184,26 @@ System = Annotated[
 Attach = Annotated[
     list[str] | None,
     typer.Option("-a", "--attach", metavar="INPUT", help="Another input. Repeatable.", show_default=False),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "-t",
+        "--template",
+        metavar="NAME|FILE",
+        help="Ask what this template asks, with its options; see `qwen templates ls`.",
+        autocompletion=complete_template,
+        show_default=False,
+    ),
+]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A variable of the template. Repeatable.",
+        show_default=False,
+    ),
 ]
 Pages = Annotated[
     PageRanges | None,

@@ -41,6 +41,16 @@ class Question:
             raise UsageError("'-' (standard input) can be read only once.")
         return cls(inputs, prompt or "")
 
+    @staticmethod
+    def is_input(word: str) -> bool:
+        """Whether this names something that can be looked at."""
+        return _is_input(word)
+
+    @staticmethod
+    def may_be_missing(word: str) -> bool:
+        """Whether this, which is no input, is rather the name of one than something to say."""
+        return not _is_sentence(word) and not _is_word(word)
+
 
 def _check_order(inputs: Sequence[str], prompt: str) -> None:
     missing = [word for word in inputs if not _is_input(word)]

@@ -126,7 +126,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         variable = f"QWEN_{name.upper()}"
         text = environ.get(variable)
         if text:
-            values[name] = _parse(name, text, f"the environment variable {variable}")
+            values[name] = parse_setting(name, text, f"the environment variable {variable}")
     return values
 
 
@@ -162,12 +162,12 @@ def _from_file(path: Path) -> dict[str, Any]:
             close = difflib.get_close_matches(key, Settings.__dataclass_fields__, 1)
             hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(Settings.__slots__)}."
             raise UsageError(f"{path}: unknown key '{key}'. {hint}", path=str(path))
-        values[key] = _parse(key, value, f"{path}, '{key}'")
+        values[key] = parse_setting(key, value, f"{path}, '{key}'")
     return values
 
 
-def _parse(name: str, value: Any, where: str) -> Any:
-    """`value` as text from the environment, or typed as TOML gave it."""
+def parse_setting(name: str, value: Any, where: str) -> Any:
+    """`value` as text from the environment, or typed as TOML gave it. Raises UsageError that says `where`."""
     parser = PARSERS[name]
 
     def parse(item: Any) -> Any:

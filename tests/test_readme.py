@@ -33,7 +33,7 @@ COMMANDS = [
     line
     for block in blocks(README)
     for line in block
-    if re.search(r"\bqwen (ask|batch|chat|chats|models|plan|doctor|cache|bench|schema)", line)
+    if re.search(r"\bqwen (ask|batch|chat|chats|models|plan|doctor|cache|bench|schema|templates)", line)
 ]
 OWN_COMMANDS = [line for line in COMMANDS if not line.startswith("pip")]
 TABLE_COMMANDS = re.findall(r"`(qwen ask [^`]+)`", EXAMPLES)

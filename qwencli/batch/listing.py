@@ -19,11 +19,11 @@ from typing import IO, Self
 from qwen35.errors import InputError
 from qwencli.batch.items import Item, columns_of
 from qwencli.batch.items_file import SUFFIXES, bad_line, read_items
-from qwencli.batch.template import MissingColumn, Template, unknown_name
 from qwencli.errors import UsageError
 from qwencli.media.kinds import VIDEO_SUFFIXES
 from qwencli.media.numbered import is_numbered
 from qwencli.media.source import is_data_uri, is_url, local_path
+from qwencli.templates.places import MissingColumn, Places, unknown_name
 
 # What is taken of a folder where no --include says it. Names alone decide: a broken picture is to be told.
 _TAKEN = (
@@ -45,7 +45,7 @@ class Listing:
     """
 
     inputs: Sequence[str]
-    question: Template | None
+    question: Places | None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     is_null_separated: bool = False

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from qwen35.errors import InputError
 from qwencli.batch.items import Item
 from qwencli.batch.listing import Listing
-from qwencli.batch.template import unknown_name
 from qwencli.errors import UsageError
+from qwencli.templates.places import unknown_name
 
 SAMPLE = 24
 _SHOWN_BAD = 3

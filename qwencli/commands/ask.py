@@ -52,6 +52,8 @@ def ask(
         ),
     ] = None,
     attach: options.Attach = None,
+    template_name: options.Template = None,
+    variables: options.Variables = None,
     system: options.System = None,
     pages: options.Pages = None,
     model: options.Model = None,
@@ -128,21 +130,26 @@ def ask(
     from qwencli.render.output import standard_output
     from qwencli.settings import Settings
     from qwencli.structured.finish import Finish
+    from qwencli.templates.template import chosen_template
     from qwencli.windows import WindowChoice
 
     if (json and jsonl) or (quiet and verbose) or (goes_on and chat_id):
         raise UsageError("Of --json and --jsonl, of -q and -v, and of -c and --chat, only one can be given.")
     style: Style = "json" if json else "jsonl" if jsonl else "text"
+    folders = Folders.locate(os.environ)
+    # The options that are settings are taken by name: Typer keeps the values of this signature there.
+    template = chosen_template(template_name, variables or (), folders.templates)
+    given = template.under(context.params, is_record=style != "text") if template else context.params
     finish = Finish.of(
-        schema,
+        given["schema"],
         regex,
         choice,
         grammar,
-        kind=render_as,
-        extracts=extract,
+        kind=given["render_as"],
+        extracts=given["extract"],
         num_answers=num_answers,
         wants_logprobs=logprobs,
-        checks=rules or (),
+        checks=given["rules"] or (),
         is_record=style != "text",
     )
     if window is not None and num_answers > 1:
@@ -153,10 +160,13 @@ def ask(
         in_conversation=goes_on or chat_id is not None,
         has_form=finish.form is not None,
     )
-    folders = Folders.locate(os.environ)
-    # The options that are settings are taken by name: Typer keeps the values of this signature there.
-    settings = Settings.resolve(context.params, os.environ, folders.config_file)
-    question = Question.parse(inputs or [], prompt, attach or [])
+    settings = Settings.resolve(given, os.environ, folders.config_file)
+    words = [*(inputs or []), *([] if prompt is None else [prompt])]
+    question = (
+        template.question(words, attach or [])
+        if template
+        else Question.parse(inputs or [], prompt, attach or [])
+    )
     record: Record = context.obj
     output = standard_output()
     engine: Engine | None = None

@@ -63,6 +63,8 @@ def batch(
         typer.Option("--limit", metavar="N", min=1, help="Ask at most N items.", show_default=False),
     ] = None,
     batch_size: options.BatchSize = None,
+    template_name: options.Template = None,
+    variables: options.Variables = None,
     system: options.System = None,
     pages: options.Pages = None,
     model: options.Model = None,
@@ -128,7 +130,6 @@ def batch(
     from qwencli.batch.formats import FORMATS
     from qwencli.batch.listing import Listing
     from qwencli.batch.survey import survey
-    from qwencli.batch.template import Template
     from qwencli.batch.words import tell_apart
     from qwencli.conversation import system_text
     from qwencli.folders import Folders
@@ -136,29 +137,33 @@ def batch(
     from qwencli.render.aside import Aside, Verbosity
     from qwencli.settings import Settings
     from qwencli.structured.finish import Finish
+    from qwencli.templates.places import Places
+    from qwencli.templates.template import chosen_template
 
     if (append and overwrite) or (quiet and verbose) or (render_as and format != "json"):
         raise UsageError(
             "Of --append and --overwrite, of -q and -v, and of --format and --as, only one can be given."
         )
     existing = _Existing(append, overwrite, retry_failed)
-    finish = Finish.of(schema, regex, choice, grammar, extracts=extract)
+    folders = Folders.locate(os.environ)
+    template = chosen_template(template_name, variables or (), folders.templates)
+    given = template.under(context.params, is_record=True) if template else context.params
+    finish = Finish.of(given["schema"], regex, choice, grammar, extracts=given["extract"])
     if out is None and (append or overwrite or retry_failed or (json and not dry_run)):
         raise UsageError(
             "--append, --overwrite, --retry-failed and --json are for answers in a file: -o answers.jsonl"
         )
     form: Form = "csv" if render_as else "openai" if format == "openai" else "json"
-    inputs, question = tell_apart(words or [])
+    inputs, question = (words or [], template.prompt) if template else tell_apart(words or [])
     _check_output(out, inputs)
-    folders = Folders.locate(os.environ)
-    settings = Settings.resolve(context.params, os.environ, folders.config_file)
+    settings = Settings.resolve(given, os.environ, folders.config_file)
     settings = replace(settings, system=system_text(settings.system))
     runtime.sampling_of(settings)  # what cannot be meant is said before anything is looked at
     verbosity = Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
-    template = None if question is None else Template(question)
+    places = None if question is None else Places(question)
     with (
         Aside(verbosity) as aside,
-        Listing(inputs, template, include or (), exclude or (), null, out) as listing,
+        Listing(inputs, places, include or (), exclude or (), null, out) as listing,
     ):
         command = _Command(
             settings,
@@ -178,6 +183,8 @@ def batch(
         )
         found = survey(listing, lambda done: aside.progress.update("looking at the items", done, 0, "items"))
         aside.progress.end()
+        if template and template.check:
+            command.notify(f"-t {template.name}: its checks are not made in a batch")
         for note in found.notes:
             command.notify(note)
         if dry_run:

@@ -8,7 +8,7 @@ import pytest
 
 from qwencli.batch.ahead import ahead
 from qwencli.batch.summary import Summary, duration
-from qwencli.batch.template import MissingColumn, Template
+from qwencli.templates.places import MissingColumn, Places
 
 
 @pytest.mark.parametrize(
@@ -23,16 +23,16 @@ from qwencli.batch.template import MissingColumn, Template
     ],
 )
 def test_places_are_filled_and_other_braces_stay(text: str, filled: str) -> None:
-    assert Template(text).fill({"name": "a.png", "invoice no": "7"}) == filled
+    assert Places(text).fill({"name": "a.png", "invoice no": "7"}) == filled
 
 
 def test_what_is_put_in_is_not_looked_at_again() -> None:
-    assert Template("{a}").fill({"a": "{b}", "b": "x"}) == "{b}"
+    assert Places("{a}").fill({"a": "{b}", "b": "x"}) == "{b}"
 
 
 def test_a_place_without_a_column_is_named() -> None:
     with pytest.raises(MissingColumn) as caught:
-        Template("{a} {b}").fill({"a": "x"})
+        Places("{a} {b}").fill({"a": "x"})
     assert caught.value.name == "b"
 
 

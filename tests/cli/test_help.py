@@ -115,7 +115,7 @@ def complete(line: str) -> list[str]:
 
 def test_commands_options_and_values_are_completed(home: object) -> None:
     assert complete("qwen d") == ["doctor"]
-    assert complete("qwen ask --temp") == ["--temperature"]
+    assert complete("qwen ask --tempe") == ["--temperature"]
     assert complete("qwen ask --device c") == ["cpu", "cuda"]
     assert complete("qwen ask --think o") == ["off", "on"]
 

@@ -91,7 +91,7 @@ def load_engine(
                 prefill_chunk=weights.placement.prefill_chunk,
             )
             states_of_it = _cache(weights.manifest.fingerprint, backend, processor, states)
-            if speculate == "auto" and weights.placement.is_tight:
+            if speculate == "auto" and (store or weights.placement.is_tight):
                 speculate = 0  # states that are kept for drafts would take what layers and experts need
             speculating = Speculating(speculate) if speculate else None
             return Engine(backend, processor, defaults, grammars, states_of_it, speculating)

@@ -1,4 +1,4 @@
-"""The question of a batch: one text, with `{name}` where an item's own words go."""
+"""A text with `{name}` where other words go: an item's own in a batch, a variable's in a template."""
 
 import difflib
 import re
@@ -15,7 +15,7 @@ class MissingColumn(Exception):
         self.name = name
 
 
-class Template:
+class Places:
     """`{word}` is a place, `{{word}}` the text {word}; all other braces, as in JSON, stand for themselves."""
 
     def __init__(self, text: str) -> None:
