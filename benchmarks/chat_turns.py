@@ -201,9 +201,9 @@ class TimedScreen(Screen):
     first_text = 0.0
 
     @contextmanager
-    def answering(self) -> Iterator[tuple[Renderer, Aside]]:
+    def answering(self, *, is_markdown: bool = True) -> Iterator[tuple[Renderer, Aside]]:
         self.first_text = 0.0
-        with super().answering() as (renderer, aside):
+        with super().answering(is_markdown=is_markdown) as (renderer, aside):
             show = renderer.show
 
             def timed(event: Event) -> None:

@@ -161,10 +161,10 @@ class Meter:
         self.seconds = 0.0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any) -> Any:
+        def timed(*args: Any, **named: Any) -> Any:
             start = self._clock()
             try:
-                return function(*args)
+                return function(*args, **named)
             finally:
                 self.seconds += self._clock() - start
 

@@ -1,6 +1,12 @@
 """What every test shares: which tests run by default, and that a skip in CI is a failure."""
 
 import os
+
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # one worker for each core: torch's threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Generator
 
 import pytest
