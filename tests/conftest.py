@@ -6,6 +6,9 @@ if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # one worker for each core: torch's threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Workers are told a size of their screen, which terminals of the tests have of their own.
+    os.environ.pop("COLUMNS", None)
+    os.environ.pop("LINES", None)
 
 from collections.abc import Generator
 

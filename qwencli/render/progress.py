@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 0.5
 _BAR_WIDTH = 16
+_LEAST_LABEL = 6  # columns; a shorter piece says nothing
 
 Unit = Literal["bytes", "tokens", "files", "states", "items"]
 
@@ -94,16 +95,17 @@ class _Work:
     started: float = field(default_factory=time.monotonic)
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Table]":
-        """Label, bar and figures; on a narrow terminal the figures are what stays."""
+        """Label, bar and figures; on a narrow terminal the figures stay, and as much of the label as fits."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
         row = Table.grid(padding=(0, 1))
         cells: list[str | ProgressBar] = [self._figures()]
-        room = options.max_width - len(self._figures()) - len(self.label) - 2
-        if room >= 0:
-            cells.insert(0, self.label)
-        if room > _BAR_WIDTH:
+        space = options.max_width - len(self._figures()) - 1
+        label = self.label if len(self.label) <= space else f"{self.label[: max(space - 1, 0)]}…"
+        if space >= _LEAST_LABEL:
+            cells.insert(0, label)
+        if space - len(label) > _BAR_WIDTH + 1:
             bar = ProgressBar(self.total or None, self.done, width=_BAR_WIDTH, pulse=not self.done)
             cells.insert(1, bar)
         for _ in cells:

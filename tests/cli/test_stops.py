@@ -14,9 +14,11 @@ import time
 from qwencli.chat import stops
 stops.GRACE_S = 0.3
 with stops.Stops():
-    print("ready", flush=True)
+    words = ["ready"]
     while True:
         try:
+            while words:
+                print(words.pop(), flush=True)
             time.sleep(60)
         except KeyboardInterrupt:
             pass

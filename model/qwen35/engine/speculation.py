@@ -65,8 +65,8 @@ class Costs:
 
     def _rate(self, count: int, acceptance: float) -> float:
         tokens = sum(acceptance**i for i in range(count + 1))
-        draft_s = float(np.median(self.draft)) if count else 0.0
-        return tokens / (float(np.median(self.checks[count + 1])) + count * draft_s)
+        draft_s = _middle(self.draft) if count else 0.0
+        return tokens / (_middle(self.checks[count + 1]) + count * draft_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +140,8 @@ class Speculation:
         # Drafts behind a wrong one were not judged: in each pass those that were right, and one more at most.
         judged = min(self._drafted, self._accepted + self._passes)
         return self._costs.choose((self._accepted + DOUBT / 2) / (judged + DOUBT))
+
+
+def _middle(values: Sequence[float]) -> float:
+    """The median, the greater of two: without numpy.ma, which NumPy's own imports for 20 ms."""
+    return sorted(values)[len(values) // 2]
