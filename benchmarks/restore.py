@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import harness
 from qwen35.backends.base import PREFILL_CHUNK
 from qwen35.cache import blobs
-from qwen35.cache.cache import PromptCache
+from qwen35.cache.prompt import PromptCache
 from qwen35.cache.store import Store
 from qwen35.engine.engine import Engine
 from qwen35.engine.load import States, load_engine

@@ -12,12 +12,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, islice, product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from benchmarks.synthetic_tokenizer import SPECIAL_TOKENS, write_tokenizer
 
 VOCAB_SIZE = 248320
 NUM_BASE_TOKENS = 248044
@@ -25,28 +25,6 @@ HEAD_DIM, LINEAR_KEY_HEADS, LINEAR_HEAD_DIM, CONV_WIDTH = 256, 16, 128, 4
 SHARD_BYTES = 2 * 2**30
 POOL_VALUES = 2**24 + 17  # no multiple of any row, so that tensors differ
 DEVIATION = 0.02  # of a matrix's values
-
-# In the order of their ids. Most of them stand in pairs, which is how they are written here.
-SPECIAL_TOKENS = (
-    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
-    *("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"),
-    *("<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>"),
-    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>"),
-    *("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"),
-    *("<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>"),
-)
-
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{{- '<|im_start|>' + message.role + '\\n' -}}
-{%- if message.content is string -%}{{- message.content -}}
-{%- else -%}{%- for part in message.content -%}
-{{- part.text if part.type == 'text' else '<|vision_start|><|' + part.type + '_pad|><|vision_end|>' -}}
-{%- endfor -%}{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' if add_generation_prompt -}}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,39 +373,6 @@ def _write_shard(path: Path, shard: list[tuple[str, tuple[int, ...]]], values: R
             file.writelines(values.stored(name, shape))
 
 
-def token_texts(size: Size) -> list[str]:
-    """What the base tokens are called: the bytes come first, what the merges make follows."""
-    # The byte-level alphabet: printable bytes stand for themselves, the others for what follows U+0100.
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    alphabet = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-    return [alphabet[byte] for byte in range(256)] + [left + right for left, right in token_merges(size)]
-
-
-def token_merges(size: Size) -> list[tuple[str, str]]:
-    """As many as a real vocabulary has: all pairs of letters, then pairs of those."""
-    letters = [chr(letter) for letter in range(ord("a"), ord("z") + 1)]
-    pairs = list(product(letters, letters))
-    fours = product(map("".join, pairs), repeat=2)
-    return list(islice(chain(pairs, fours), size.num_base_tokens - 256))
-
-
-def write_tokenizer(size: Size, folder: Path) -> None:
-    vocab = {text: i for i, text in enumerate(token_texts(size))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=token_merges(size)))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # words, as texts have them
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens(
-        [AddedToken(token, special=token.startswith("<|"), normalized=False) for token in SPECIAL_TOKENS]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    _write_json(
-        folder / "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"}
-    )
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-
-
 def write_checkpoint(size: Size, folder: Path) -> None:
     write_small_files(size, folder)
     write_weights(size, folder)
@@ -437,7 +382,7 @@ def write_small_files(size: Size, folder: Path) -> None:
     """All but the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", config_json(size))
-    write_tokenizer(size, folder)
+    write_tokenizer(size.num_base_tokens, folder)
     eos = [size.token_id("<|im_end|>"), size.token_id("<|endoftext|>")]
     _write_json(
         folder / "generation_config.json",

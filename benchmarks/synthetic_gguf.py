@@ -23,17 +23,15 @@ from benchmarks.synthetic import (
     LINEAR_HEAD_DIM,
     LINEAR_KEY_HEADS,
     SIZES,
-    SPECIAL_TOKENS,
     TINY_SIZES,
     Pool,
     RandomValues,
     Size,
     is_matrix,
     tensors,
-    token_merges,
-    token_texts,
 )
 from benchmarks.synthetic_packed import POOL_BLOCKS, draw_scales
+from benchmarks.synthetic_tokenizer import SPECIAL_TOKENS, token_merges, token_texts
 
 VERSION = 3
 ALIGNMENT = 32
@@ -181,7 +179,7 @@ def metadata(size: Size) -> list[tuple[str, int, object]]:
         ("tokenizer.ggml.pre", STRING, "qwen35"),
         ("tokenizer.ggml.tokens", STRING, texts),
         ("tokenizer.ggml.token_type", INT32, kinds),
-        ("tokenizer.ggml.merges", STRING, [" ".join(pair) for pair in token_merges(size)]),
+        ("tokenizer.ggml.merges", STRING, [" ".join(pair) for pair in token_merges(size.num_base_tokens)]),
         ("tokenizer.ggml.eos_token_id", UINT32, size.token_id("<|im_end|>")),
         ("tokenizer.ggml.padding_token_id", UINT32, size.token_id("<|endoftext|>")),
         ("tokenizer.ggml.bos_token_id", UINT32, size.token_id("<|endoftext|>")),
@@ -190,7 +188,7 @@ def metadata(size: Size) -> list[tuple[str, int, object]]:
 
 
 def _vocabulary(size: Size) -> tuple[list[str], list[int]]:
-    base = token_texts(size)
+    base = token_texts(size.num_base_tokens)
     num_padding = size.vocab_size - len(base) - len(SPECIAL_TOKENS)
     special = [CONTROL if token.startswith("<|") else USER_DEFINED for token in SPECIAL_TOKENS]
     texts = [*base, *SPECIAL_TOKENS, *(f"[PAD{i}]" for i in range(num_padding))]

@@ -46,7 +46,6 @@ class Wanted:
     name: str
     repo: str
     quant: Quant
-    has_quant: bool  # whether the user named it
 
     @property
     def packed_name(self) -> str:
@@ -65,7 +64,7 @@ def parse_name(text: str, own_models: Mapping[str, str]) -> Wanted:
     if repo is None:
         close = "A name is OWNER/NAME, or a short one that `qwen models ls --known` lists."
         raise UsageError(f"{text}: is not the name of a repository. {close}")
-    return Wanted(name, repo, quant, bool(colon))
+    return Wanted(name, repo, quant)
 
 
 def repo_of(name: str, own_models: Mapping[str, str]) -> str | None:

@@ -1,10 +1,11 @@
 """The options that commands share, each an Annotated type; a setting's text is parsed as `settings` says."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from qwencli import completions
 from qwencli.settings import PARSERS
 from qwencli.values import (
     ImageTokens,
@@ -48,59 +49,6 @@ def _setting(*names: str, metavar: str, help: str, completes: tuple[str, ...] = 
     )
 
 
-def complete_model(incomplete: str) -> Iterator[str]:
-    """Names of the models that are here."""
-    import os
-
-    from qwencli.folders import Folders
-    from qwencli.known_models import known_models
-
-    for model in known_models(Folders.locate(os.environ)):
-        if model.name.startswith(incomplete):
-            yield model.name
-
-
-def complete_release(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Short names of published models, and the user's own, with their repositories."""
-    import os
-
-    from qwen35.weights.catalogue import RELEASES
-    from qwencli.folders import Folders
-    from qwencli.settings import own_models
-
-    names = own_models(Folders.locate(os.environ).config_file) | {own.alias: own.repo for own in RELEASES}
-    for name, repo in names.items():
-        if name.startswith(incomplete):
-            yield name, repo
-
-
-def complete_template(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Names of templates, with what they are about."""
-    import os
-
-    from qwencli.folders import Folders
-    from qwencli.templates.template import all_templates
-
-    for template in all_templates(Folders.locate(os.environ).templates):
-        if template.name.startswith(incomplete):
-            yield template.name, template.about
-
-
-def complete_chat(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Ids of the saved conversations, with their titles."""
-    import os
-
-    from qwencli.conversations.store import Store
-    from qwencli.folders import Folders
-
-    store = Store.open_to_read(Folders.locate(os.environ).data)
-    if store is not None:
-        with store:
-            for summary in store.summaries():
-                if summary.id.startswith(incomplete):
-                    yield summary.id, summary.title
-
-
 GoesOn = Annotated[bool, typer.Option("-c", "--continue", help="Go on with the last conversation.")]
 Model = Annotated[
     str | None,
@@ -111,7 +59,7 @@ Model = Annotated[
         help="A model that `qwen models ls` lists, or a folder. "
         "Default: the largest packed one of yours that fits into memory, else mini.",
         show_default=False,
-        autocompletion=complete_model,
+        autocompletion=completions.complete_model,
     ),
 ]
 Device = Annotated[
@@ -192,7 +140,7 @@ Template = Annotated[
         "--template",
         metavar="NAME|FILE",
         help="Ask what this template asks, with its options; see `qwen templates ls`.",
-        autocompletion=complete_template,
+        autocompletion=completions.complete_template,
         show_default=False,
     ),
 ]

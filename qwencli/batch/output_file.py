@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from qwen35.errors import UnwritableError
+from qwen35.weights.work_folder import sync_folder
 from qwencli.batch.formats import Format, Line
 from qwencli.batch.identity import Identity, Run
 from qwencli.batch.targets import Done
@@ -31,7 +32,6 @@ class Found:
     """What an output held before this run: answers of the same run, lines of others, bytes of a torn line."""
 
     num_items: int = 0
-    num_failed: int = 0  # of these, asked again or not
     num_others: int = 0
     torn_bytes: int = 0
 
@@ -133,7 +133,7 @@ class OutputFile:
         if end == 0:
             self._add(self._format.header)
         failed = [number for number, state in self._done.items() if state & 1]
-        self.found = Found(len(self._done), len(failed), num_others, torn_bytes)
+        self.found = Found(len(self._done), num_others, torn_bytes)
         if retry_failed:
             for number in failed:
                 del self._done[number]
@@ -295,11 +295,7 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
 def _sync_folder(path: Path) -> None:
     """So that the file's name outlives a power cut, too."""
     with suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(path.parent)
 
 
 @contextmanager

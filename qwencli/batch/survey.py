@@ -17,14 +17,10 @@ _STEP = 1000  # items between two words on how far it is
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`sample`: some of the items that can be asked, the first of them and others at random.
-
-    `openai_models`: what requests in OpenAI's form call the model.
-    """
+    """`sample`: some of the items that can be asked, the first of them and others at random."""
 
     num_items: int
     sample: tuple[Item, ...]
-    bad_lines: tuple[str, ...]
     num_bad: int
     notes: tuple[str, ...]
 
@@ -59,7 +55,7 @@ def survey(listing: Listing, on_progress: Callable[[int], None]) -> Survey:
     if num_items == 0:
         left_out = listing.left_out_note()
         raise InputError(f"There are no items{f': {left_out}' if left_out else ''}.")
-    return Survey(num_items, tuple(sample), tuple(bad), num_bad, tuple(_notes(listing, bad, num_bad, models)))
+    return Survey(num_items, tuple(sample), num_bad, tuple(_notes(listing, bad, num_bad, models)))
 
 
 def _notes(listing: Listing, bad: list[str], num_bad: int, models: set[str]) -> list[str]:

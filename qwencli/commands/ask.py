@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qwencli import options
+from qwencli import completions, options
 from qwencli.errors import ExitCode, UsageError
 from qwencli.render.record import Record, Style
 
@@ -47,7 +47,7 @@ def ask(
             "--chat",
             metavar="ID|new",
             help="Go on with this conversation, as `qwen chats ls` lists it; or begin one.",
-            autocompletion=options.complete_chat,
+            autocompletion=completions.complete_chat,
             show_default=False,
         ),
     ] = None,

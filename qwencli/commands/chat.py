@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwencli import options
+from qwencli import completions, options
 from qwencli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def chat(
             "--chat",
             metavar="ID",
             help="Go on with this one, as `qwen chats ls` lists it.",
-            autocompletion=options.complete_chat,
+            autocompletion=completions.complete_chat,
             show_default=False,
         ),
     ] = None,

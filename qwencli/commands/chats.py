@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from qwencli import options
+from qwencli import completions, options
 from qwencli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ ChatId = Annotated[
     typer.Argument(
         metavar="ID",
         help="As `ls` lists it, the beginning of one, or `last`.",
-        autocompletion=options.complete_chat,
+        autocompletion=completions.complete_chat,
     ),
 ]
 
@@ -155,7 +155,7 @@ def export_chat(
 def remove_chats(
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID...", autocompletion=options.complete_chat, show_default=False),
+        typer.Argument(metavar="ID...", autocompletion=completions.complete_chat, show_default=False),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All conversations.")] = False,
     json: options.Json = False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from qwencli import options
+from qwencli import completions, options
 from qwencli.commands.pull import pull_model
 from qwencli.commands.remove import remove_model
 
@@ -23,7 +23,7 @@ ModelName = Annotated[
     typer.Argument(
         metavar="NAME|FOLDER",
         help="As `ls` lists it, or a folder.",
-        autocompletion=options.complete_model,
+        autocompletion=completions.complete_model,
     ),
 ]
 

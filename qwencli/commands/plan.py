@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwencli import options
+from qwencli import completions, options
 
 if TYPE_CHECKING:
     from qwen35.weights.plan import MemoryPlan
@@ -24,7 +24,7 @@ def plan(
         typer.Argument(
             metavar="NAME[:q4|q8]|FOLDER",
             help="A short name, OWNER/NAME of a hub, a model that is here, or a folder.",
-            autocompletion=options.complete_release,
+            autocompletion=completions.complete_release,
         ),
     ],
     ram: options.Ram = None,

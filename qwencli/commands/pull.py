@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwencli import options
+from qwencli import completions, options
 
 if TYPE_CHECKING:
     from qwen35.events import Note
@@ -34,7 +34,7 @@ def pull_model(
         typer.Argument(
             metavar="NAME[:q4|q8]",
             help="A short name (see `ls --known`) or OWNER/NAME; default :q4.",
-            autocompletion=options.complete_release,
+            autocompletion=completions.complete_release,
         ),
     ],
     output: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qwencli import options
+from qwencli import completions, options
 
 if TYPE_CHECKING:
     from qwencli.folders import Folders
@@ -20,7 +20,7 @@ def remove_model(
         typer.Argument(
             metavar="NAME",
             help="As `ls` lists it, a short name, or its folder.",
-            autocompletion=options.complete_model,
+            autocompletion=completions.complete_model,
         ),
     ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,

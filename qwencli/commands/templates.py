@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from qwencli import options
+from qwencli import completions, options
 
 templates = typer.Typer(help="Templates: questions with their options, for -t.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=options.complete_template)]
+Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completions.complete_template)]
 
 
 @templates.command("ls")

@@ -147,7 +147,7 @@ def test_a_read_only_folder_can_be_read(
 
 
 def test_ids_are_completed_with_their_titles(home: Path, ids: list[str]) -> None:
-    from qwencli.options import complete_chat
+    from qwencli.completions import complete_chat
 
     assert sorted(complete_chat("")) == sorted(
         [(ids[0], "What is a vowel?"), (ids[1], "Who\x1b[31m are you?")]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qwen35.backends.base import Backend
-from qwen35.cache.cache import Found, PromptCache, StateCache
+from qwen35.cache.cache import Found, StateCache
+from qwen35.cache.prompt import PromptCache
 from qwen35.engine.answer import Answer, Decode
 from qwen35.engine.features import Features
 from qwen35.engine.grammar import Grammars
@@ -27,6 +28,9 @@ from qwen35.events import (
 from qwen35.messages import Message
 from qwen35.processing.processor import ModelInput, Processor
 from qwen35.state import ModelState
+
+# Of a prompt's end, what drafts look back at: all of a long prompt would cost another layer's attention.
+HEARD_TOKENS = 1024
 
 # What a request yields to whoever runs it, and is sent: logits (vocab_size,) after a Decode, else nothing.
 Steps = Generator[Event | Decode, np.ndarray | None, None]
@@ -138,10 +142,8 @@ class Engine:
             saved = self.cache.open(prompt, is_one_of_many=is_one_of_many)
         found = saved.found if saved else Found(state, state.num_tokens if state else 0, None)
         heard = {note for clip in prompt.clips for note in clip.clip.notes()}
-        begun = found.state or self.backend.new_state()
-        if self.speculating and self.speculating.may_pay and not is_one_of_many:
-            self.backend.look_ahead(begun)  # it hears of the prompt
-        read = yield from self.read(prompt, num_prompt, begun, saved)
+        drafts = self.speculating is not None and self.speculating.may_pay and not is_one_of_many
+        read = yield from self.read(prompt, num_prompt, found.state, saved, is_heard=drafts)
         for clip in prompt.clips:
             for note in clip.clip.notes():
                 if note not in heard:  # a clip may be asked about again
@@ -227,8 +229,13 @@ class Engine:
         num_tokens: int,
         state: ModelState | None = None,
         saved: PromptCache | None = None,
+        *,
+        is_heard: bool = False,
     ) -> Generator[Event, None, Read]:
-        """Bring a state to the first `num_tokens` tokens of the prompt, from where `state` is."""
+        """Bring a state to the first `num_tokens` tokens of the prompt, from where `state` is.
+
+        What drafts later hears of the last of them where `is_heard`.
+        """
         with self.cache.held_back() if self.cache else nullcontext():
             seconds = 0.0
             state = state or self.backend.new_state()
@@ -240,6 +247,8 @@ class Engine:
             for end in _chunk_ends(self.backend.prefill_chunk, first, num_tokens, boundaries):
                 yield from features.make(end)
                 start, begin = time.perf_counter(), state.num_tokens
+                if is_heard and end > num_tokens - HEARD_TOKENS:
+                    self.backend.look_ahead(state)
                 rows = features.take(begin, end)
                 ids, position_ids = prompt.ids[begin:end], prompt.position_ids[:, begin:end]
                 logits = self.backend.prefill(state, ids, position_ids, rows)

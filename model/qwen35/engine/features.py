@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 
 from qwen35.backends.base import Backend
-from qwen35.cache.cache import PromptCache
+from qwen35.cache.prompt import PromptCache
 from qwen35.events import PictureProgress
 from qwen35.processing.processor import MediaSpan, ModelInput
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import qwen35.cache.cache
+import qwen35.cache.prompt
 import qwen35.engine.features
 from qwen35.engine.engine import Engine
 from qwen35.engine.request import Request
@@ -158,7 +159,7 @@ def test_a_longer_cut_goes_on_where_the_shorter_ended(model: Path, states: Path,
 def test_a_clip_leaves_states_by_tokens_not_by_pairs(
     model: Path, states: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qwen35.cache.cache, "STEP_TOKENS", 200)
+    monkeypatch.setattr(qwen35.cache.prompt, "STEP_TOKENS", 200)
     question = [user(shown(moving(), end=5.8), "?")]  # 29 frames: the last pair holds one
     shorter = ask(engine_of(model, states), question)
     num_steps = shorter.prompt_tokens // 200

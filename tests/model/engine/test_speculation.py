@@ -1,15 +1,17 @@
 """Speculation changes no token of an answer: greedy, sampled, restored, with experts on the disk."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qwen35.engine.engine import Engine
-from qwen35.engine.request import Request, SamplingOverrides
+from qwen35.backends.native.backend import NativeBackend
+from qwen35.engine.engine import HEARD_TOKENS, Engine
+from qwen35.engine.request import Grammar, Request, SamplingOverrides
 from qwen35.engine.speculation import MOST_DRAFTS, Costs, Speculate, Speculating
-from qwen35.events import Finished
+from qwen35.events import Finished, Prefilled
 from tests.model.cache.asking import GREEDY, engine_of, picture, system, user, words
 from tests.model.cache.saved import MINI
 from tests.model.engine.test_batching import engine_in_parts
@@ -70,6 +72,42 @@ def test_forced_tokens_of_a_thinking_budget_end_what_was_drafted() -> None:
     engine = engine_of(MINI)
     request = Request((user("Why?"),), thinking=True, thinking_budget=6, sampling=GREEDY, max_tokens=30)
     assert finished(with_drafts(engine, 3), request).token_ids == finished(engine, request).token_ids
+
+
+def test_a_grammar_and_drafts_go_together() -> None:
+    """Tokens that the grammar forces come between those that are drafted."""
+    engine = engine_of(MINI)
+    schema = {
+        "type": "object",
+        "properties": {"colours": {"type": "array", "items": {"enum": ["red", "blue"]}, "maxItems": 6}},
+        "required": ["colours"],
+        "additionalProperties": False,
+    }
+    accepted = 0
+    for number, sampling in enumerate((GREEDY, WARM)):
+        grammar = Grammar("json_schema", json.dumps(schema))
+        question = user(picture(number), "Which colours are there?")
+        request = Request((question,), sampling=sampling, max_tokens=60, seed=number, grammar=grammar)
+        expected, got = finished(engine, request), finished(with_drafts(engine, 2), request)
+        assert (got.token_ids, got.reason) == (expected.token_ids, expected.reason)
+        assert set(json.loads(got.answer)["colours"]) <= {"red", "blue"}
+        assert got.speculated is not None
+        accepted += got.speculated.accepted
+    assert accepted > 0
+
+
+def test_of_a_long_prompt_the_end_is_heard() -> None:
+    backend = engine_of(MINI).backend
+    assert isinstance(backend, NativeBackend)
+    backend.prefill_chunk = 128
+    engine = with_drafts(replace(engine_of(MINI), backend=backend), 1)
+    events = engine.generate(
+        Request((user(words(3 * HEARD_TOKENS), "Well?"),), sampling=GREEDY, max_tokens=4)
+    )
+    assert next(event.prompt_tokens for event in events if isinstance(event, Prefilled)) > 2 * HEARD_TOKENS
+    (heard,) = (lookahead._memory.num_tokens for lookahead in backend._lookaheads.values())
+    assert HEARD_TOKENS - 1 <= heard < HEARD_TOKENS + 128
+    events.close()
 
 
 def costs_of(check_s: dict[int, float], draft_s: float) -> Costs:
