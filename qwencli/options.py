@@ -159,7 +159,7 @@ Pages = Annotated[
         "--pages",
         parser=_parser(parse_pages),
         metavar="1-3,5",
-        help="Pages of PDF inputs. Default: the first 20.",
+        help="Pages of PDF and TIFF inputs. Default: the first 20.",
         show_default=False,
     ),
 ]

@@ -262,7 +262,7 @@ def _stored(attachment: Attachment, pages: str | None) -> StoredAttachment:
         attachment.source,
         attachment.type,
         attachment.size_bytes,
-        pages if attachment.type == "pdf" else None,
+        pages if attachment.has_pages else None,
         json.dumps(asdict(sampling)) if sampling else None,
     )
 

@@ -39,6 +39,11 @@ class Attachment:
     size_bytes: int
     parts: tuple[Part, ...]
 
+    @property
+    def has_pages(self) -> bool:
+        """Whether --pages chooses among them: a PDF, or a TIFF of several."""
+        return self.type == "pdf" or (self.type == "image" and len(self.parts) > 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Attacher:
@@ -60,8 +65,8 @@ class Attacher:
         else:
             piped = read_piped_stdin(self.notify)
             attachments = [self.decode(piped)] if piped else []
-        if self.pages and not any(attachment.type == "pdf" for attachment in attachments):
-            self.notify("--pages has no effect: no input is a PDF")
+        if self.pages and not any(attachment.has_pages for attachment in attachments):
+            self.notify("--pages has no effect: no input has pages")
         if self._chooses_seconds and not any(attachment.type == "video" for attachment in attachments):
             self.notify("--fps, --frames, --start and --end have no effect: no input is a video")
         return attachments
@@ -129,10 +134,13 @@ class Attacher:
             parts = (VideoPart(open_clip(source, self.notify), self.sampling),)
         elif source.kind.family == "image":
             from qwencli.media.animation import open_animation
-            from qwencli.media.image import decode_image
+            from qwencli.media.image import decode_pages
 
             moving = open_animation(source)
-            parts = (VideoPart(moving, self.sampling) if moving else decode_image(source, self.notify),)
+            if moving:
+                parts = (VideoPart(moving, self.sampling),)
+            else:
+                parts = decode_pages(source, self.pages, self.notify)
         elif source.kind.family == "pdf":
             from qwencli.media.pdf import render_pages
 

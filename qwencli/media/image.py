@@ -2,15 +2,18 @@
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from qwen35.errors import InputError
-from qwen35.messages import ImagePart
+from qwen35.messages import ImagePart, Part
+from qwencli.media.pages import choose_pages, page_parts
 from qwencli.media.source import Source
+from qwencli.values import PageRanges
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -26,13 +29,39 @@ def decode_image(source: Source, notify: Callable[[str], None]) -> ImagePart:
 
     Raises InputError for a broken file and for one of more pixels than Pillow's bomb limit.
     """
+    with _plain_errors(source):
+        image = open_picture(source)
+        if (num_pages := _num_pages(image)) > 1:
+            notify(f"{source.name}: holds {num_pages} pages; only the first is used")
+        pixels = _pixels(image)
+    return ImagePart(pixels, source.name, source.sha256)
+
+
+def decode_pages(source: Source, pages: PageRanges | None, notify: Callable[[str], None]) -> tuple[Part, ...]:
+    """The picture of `source`; of a TIFF with several, the chosen ones, as pages of a document.
+
+    Raises InputError as `decode_image`, and for pages that it does not have.
+    """
+    with _plain_errors(source):
+        image = open_picture(source)
+        num_pages = _num_pages(image)
+    if num_pages == 1:
+        return (decode_image(source, notify),)
+    parts: list[Part] = []
+    for number in choose_pages(source.name, num_pages, pages, notify):
+        with _plain_errors(source):
+            image.seek(number - 1)
+            pixels = _pixels(image)
+        parts.extend(page_parts(source, number, num_pages, pixels))
+    return tuple(parts)
+
+
+@contextmanager
+def _plain_errors(source: Source) -> Iterator[None]:
+    """What Pillow raises, as an InputError for a person."""
     name = source.name
     try:
-        image = open_picture(source)
-        if image.format in _PAGED and (num_frames := getattr(image, "n_frames", 1)) > 1:
-            notify(f"{name}: holds {num_frames} pages; only the first is used")
-        image.load()
-        pixels = np.asarray(to_rgb(_upright(image)))
+        yield
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: {str(error).split(',')[0]}. Scale it down first.", path=name) from None
     except Image.UnidentifiedImageError:
@@ -46,7 +75,15 @@ def decode_image(source: Source, notify: Callable[[str], None]) -> ImagePart:
         raise InputError(
             f"{name}: is {source.kind.label}, but damaged ({error}). Save or download it again.", path=name
         ) from None
-    return ImagePart(pixels, name, source.sha256)
+
+
+def _num_pages(image: "ImageFile") -> int:
+    return getattr(image, "n_frames", 1) if image.format in _PAGED else 1
+
+
+def _pixels(image: "ImageFile") -> np.ndarray:
+    image.load()
+    return np.asarray(to_rgb(_upright(image)))
 
 
 def open_picture(source: Source) -> "ImageFile":

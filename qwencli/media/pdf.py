@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwen35.errors import InputError
-from qwen35.messages import ImagePart, Part, TextPart
+from qwen35.messages import Part
+from qwencli.media.pages import choose_pages, page_parts
 from qwencli.media.source import Source
 from qwencli.values import PageRanges
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfPage
 
-MAX_PAGES = 20  # where none are chosen
 _SCALE = 150 / 72  # pixels per PDF point: 150 dpi
 _MAX_SIDE = 3000  # pixels, for posters and plans
 _PDFIUM = Lock()  # the library is not made for several threads
@@ -44,26 +44,13 @@ def _render_pages(
     try:
         document.init_forms()  # so that filled-in fields are drawn
         parts: list[Part] = []
-        for number in _choose(name, len(document), pages, notify):
-            parts.append(TextPart(f"Page {number} of {len(document)} of {name}:\n"))
-            parts.append(ImagePart(_render(document[number - 1]), f"{name}, page {number}", source.sha256))
-            parts.append(TextPart("\n"))
+        for number in choose_pages(name, len(document), pages, notify):
+            parts.extend(page_parts(source, number, len(document), _render(document[number - 1])))
         return tuple(parts)
     except pypdfium2.PdfiumError as error:
         raise InputError(f"{name}: a page cannot be drawn ({error}).", path=name) from None
     finally:
         document.close()
-
-
-def _choose(name: str, num_pages: int, pages: PageRanges | None, notify: Callable[[str], None]) -> list[int]:
-    if pages is None:
-        if num_pages > MAX_PAGES:
-            notify(f"{name}: the first {MAX_PAGES} of {num_pages} pages are used; --pages chooses others")
-        return list(range(1, min(num_pages, MAX_PAGES) + 1))
-    try:
-        return pages.select(num_pages)
-    except ValueError as error:
-        raise InputError(f"{name}: {error} (--pages).", path=name) from None
 
 
 def _render(page: "PdfPage") -> np.ndarray:

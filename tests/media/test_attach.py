@@ -88,7 +88,7 @@ def test_pages_are_those_of_every_pdf(tmp_path: Path, notes: list[str]) -> None:
 def test_pages_without_a_pdf_have_a_note(tmp_path: Path, notes: list[str]) -> None:
     png(tmp_path / "a.png")
     attacher(notes, "1").attach_all([str(tmp_path / "a.png")])
-    assert notes == ["--pages has no effect: no input is a PDF"]
+    assert notes == ["--pages has no effect: no input has pages"]
 
 
 @pytest.mark.parametrize("name", ["page.png", "page.PDF"])

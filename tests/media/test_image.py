@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from qwen35.errors import InputError
-from qwen35.messages import ImagePart
-from qwencli.media.image import decode_image
+from qwen35.messages import ImagePart, TextPart
+from qwencli.media.image import decode_image, decode_pages
 from qwencli.media.kinds import sniff
 from qwencli.media.source import Source, read_path
+from qwencli.values import parse_pages
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -129,6 +130,52 @@ def test_of_several_pages_the_first_is_used_with_a_note(notes: list[str]) -> Non
     part = decode(frames[0], "TIFF", notes, save_all=True, append_images=frames[1:])
     assert part.pixels[0, 0].tolist() == list(RED)
     assert notes == ["x: holds 3 pages; only the first is used"]
+
+
+def tiff(*colours: tuple[int, int, int]) -> Source:
+    buffer = io.BytesIO()
+    first, *others = (Image.new("RGB", (4 + n, 4), colour) for n, colour in enumerate(colours))
+    first.save(buffer, "TIFF", save_all=True, append_images=others)
+    return Source("x.tif", buffer.getvalue(), sniff(buffer.getvalue()))
+
+
+def test_pages_of_a_tiff_stand_below_their_numbers(notes: list[str]) -> None:
+    parts = decode_pages(tiff(RED, (0, 0, 255), WHITE), parse_pages("3,1"), notes.append)
+    assert [part.text for part in parts if isinstance(part, TextPart)] == [
+        "Page 3 of 3 of x.tif:\n",
+        "\n",
+        "Page 1 of 3 of x.tif:\n",
+        "\n",
+    ]
+    pictures = [part for part in parts if isinstance(part, ImagePart)]
+    assert [picture.pixels[0, 0].tolist() for picture in pictures] == [list(WHITE), list(RED)]
+    assert [picture.pixels.shape for picture in pictures] == [(4, 6, 3), (4, 4, 3)]
+    assert [picture.source for picture in pictures] == ["x.tif, page 3", "x.tif, page 1"]
+
+
+def test_a_tiff_of_one_page_is_a_picture(notes: list[str]) -> None:
+    (part,) = decode_pages(tiff(RED), None, notes.append)
+    assert isinstance(part, ImagePart)
+    assert part.source == "x.tif"
+
+
+def test_a_long_tiff_gives_its_first_pages_and_a_note(notes: list[str]) -> None:
+    parts = decode_pages(tiff(*[RED] * 21), None, notes.append)
+    assert sum(isinstance(part, ImagePart) for part in parts) == 20
+    assert notes == ["x.tif: the first 20 of 21 pages are used; --pages chooses others"]
+
+
+def test_a_page_that_a_tiff_does_not_have_is_named(notes: list[str]) -> None:
+    with pytest.raises(InputError, match=r"x.tif: there is no page 4: it has 3 \(--pages\)."):
+        decode_pages(tiff(RED, RED, WHITE), parse_pages("2-4"), notes.append)
+
+
+def test_a_damaged_page_is_an_error(notes: list[str]) -> None:
+    whole = tiff(RED, WHITE, RED)
+    for share in (0.3, 0.6, 0.9):
+        data = whole.data[: int(len(whole.data) * share)]
+        with pytest.raises(InputError, match=r"x\.tif: is a TIFF image, but damaged"):
+            decode_pages(Source("x.tif", data, whole.kind), None, notes.append)
 
 
 def png(width: int, height: int, data: bytes = b"") -> bytes:

@@ -9,7 +9,8 @@ from PIL import Image
 from qwen35.errors import InputError
 from qwen35.messages import ImagePart, TextPart
 from qwencli.media.kinds import sniff
-from qwencli.media.pdf import MAX_PAGES, render_pages
+from qwencli.media.pages import MAX_PAGES
+from qwencli.media.pdf import render_pages
 from qwencli.media.source import Source
 from qwencli.values import parse_pages
 
