@@ -112,6 +112,7 @@ def plan(
         max_context=settings.ctx,
         grammar=form.grammar if form else None,
         ends_loops=settings.loops == "end",
+        fault=form.fault if form and form.schema is not None else None,
     )
     shown = {
         id(part.clip): part for message in messages for part in message.parts if isinstance(part, VideoPart)

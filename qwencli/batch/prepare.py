@@ -107,7 +107,9 @@ class Preparer:
             self.processor, settings, messages, attachments, record.notes.append, finish.form
         )
         prompt = prepare(self.processor, request)
-        return replace(request, messages=_without_pixels(request.messages)), prompt
+        if request.fault is None:  # else it may be asked again, about the same pictures
+            request = replace(request, messages=_without_pixels(request.messages))
+        return request, prompt
 
 
 def _conversation(

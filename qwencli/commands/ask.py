@@ -271,7 +271,6 @@ def _answer(
     from qwen35.engine.walk import walk
     from qwen35.events import Note
     from qwencli import runtime
-    from qwencli.structured.again import asked_again
 
     def on_load(done: int, total: int) -> None:
         aside.progress.update(f"loading {asked.model.name}", done, total, "bytes")
@@ -307,9 +306,6 @@ def _answer(
         if num_answers > 1
         else engine.generate(request, prompt)
     )
-    form = asked.finish.form
-    if form is not None and form.schema is not None and num_answers == 1:
-        answering = asked_again(engine, request, answering, form)
     with keeping as keep, closing(answering) as events:
         for event in events:
             if isinstance(event, Note) and event.text in told:

@@ -95,6 +95,7 @@ def batch(
     regex: options.Regex = None,
     choice: options.Choice = None,
     grammar: options.GrammarFile = None,
+    rules: options.Check = None,
     extract: options.Extract = False,
     no_cache: options.NoCache = False,
     private: options.Private = False,
@@ -148,7 +149,9 @@ def batch(
     folders = Folders.locate(os.environ)
     template = chosen_template(template_name, variables or (), folders.templates)
     given = template.under(context.params, is_record=True) if template else context.params
-    finish = Finish.of(given["schema"], regex, choice, grammar, extracts=given["extract"])
+    finish = Finish.of(
+        given["schema"], regex, choice, grammar, extracts=given["extract"], checks=given["rules"] or ()
+    )
     if out is None and (append or overwrite or retry_failed or (json and not dry_run)):
         raise UsageError(
             "--append, --overwrite, --retry-failed and --json are for answers in a file: -o answers.jsonl"
@@ -183,8 +186,6 @@ def batch(
         )
         found = survey(listing, lambda done: aside.progress.update("looking at the items", done, 0, "items"))
         aside.progress.end()
-        if template and template.check:
-            command.notify(f"-t {template.name}: its checks are not made in a batch")
         for note in found.notes:
             command.notify(note)
         if dry_run:
@@ -310,7 +311,7 @@ class _Command:
         weights = fingerprint(self.model.folder)
         question, form = self.question, self.finish.form
         if form:
-            question = f"{question or ''}\n{form.grammar.source}"
+            question = "\n".join([question or "", form.grammar.source, *(rule.text for rule in form.rules)])
         return weights, Run.of(weights, question, self.settings, self.pages)
 
     def _preparer(self, run: "Run", find: "Callable[[str, str], Done | None]") -> "Preparer":

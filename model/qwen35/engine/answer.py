@@ -5,7 +5,7 @@ token to decode next; so an answer is the same whatever runs beside it.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from qwen35.engine.loops import LoopDetector
 from qwen35.engine.request import GenerationDefaults, Request
 from qwen35.engine.sampler import Sampler, log_probability
 from qwen35.engine.speech import Speech
-from qwen35.events import FinishReason, Note, ReasoningDelta, TextDelta, TokenLogprob
+from qwen35.events import Event, FinishReason, Note, ReasoningDelta, TextDelta, TokenLogprob
 from qwen35.messages import Message, TextPart
 from qwen35.processing.processor import ModelInput
 from qwen35.processing.token_log import THINK_END
@@ -33,6 +33,18 @@ class Decode:
     state: ModelState
     token: int
     before: tuple[int, ...] = ()  # that were forced, whose logits nobody needs
+
+
+# What a request yields to whoever runs it, and is sent: logits (vocab_size,) after a Decode, else nothing.
+Steps = Generator[Event | Decode, np.ndarray | None, None]
+
+
+def next_of(steps: Steps, sent: np.ndarray | None) -> Event | Decode | None:
+    """None at the end."""
+    try:
+        return steps.send(sent)
+    except StopIteration:
+        return None
 
 
 class Answer:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen35.engine.answer import Decode
-from qwen35.engine.engine import Engine, Steps, decode
+from qwen35.engine.answer import Decode, Steps
+from qwen35.engine.engine import Engine, decode
 from qwen35.engine.request import Request
 from qwen35.errors import DoesNotFit, InputError, Qwen35Error
 from qwen35.events import Event, PictureProgress, PrefillProgress
@@ -65,10 +65,14 @@ def answer_all(engine: Engine, items: Iterable[Item], max_rows: int) -> Generato
                     reading = None
             elif not rows:
                 return
-            if wishes := [row.wish for row in rows if row.wish]:
-                for row, scores in zip(rows, decode(engine.backend, wishes), strict=True):
+            reads_again = [row for row in rows if not row.wish]  # the prompt of its second chance
+            if wishes := [(row, row.wish) for row in rows if row.wish]:
+                logits = decode(engine.backend, [wish for _, wish in wishes])
+                for (row, _), scores in zip(wishes, logits, strict=True):
                     yield from row.go_on(scores)
-                rows = [row for row in rows if not row.is_over]
+            for row in reads_again:
+                yield from row.go_on()
+            rows = [row for row in rows if not row.is_over]
     finally:
         for row in rows:
             row.steps.close()

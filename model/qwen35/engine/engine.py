@@ -10,7 +10,8 @@ import numpy as np
 from qwen35.backends.base import Backend
 from qwen35.cache.cache import Found, StateCache
 from qwen35.cache.prompt import PromptCache
-from qwen35.engine.answer import Answer, Decode
+from qwen35.engine.again import asked_again
+from qwen35.engine.answer import Answer, Decode, Steps, next_of
 from qwen35.engine.features import Features
 from qwen35.engine.grammar import Grammars
 from qwen35.engine.request import GenerationDefaults, Request
@@ -31,9 +32,6 @@ from qwen35.state import ModelState
 
 # Of a prompt's end, what drafts look back at: all of a long prompt would cost another layer's attention.
 HEARD_TOKENS = 1024
-
-# What a request yields to whoever runs it, and is sent: logits (vocab_size,) after a Decode, else nothing.
-Steps = Generator[Event | Decode, np.ndarray | None, None]
 
 
 def prepare(processor: Processor, request: Request) -> ModelInput:
@@ -97,13 +95,15 @@ class Engine:
         with closing(self.steps(request, prompt, state=state)) as steps, ExitStack() as ending:
             logits: np.ndarray | None = None
             speculation: Speculation | None = None
-            while (step := _next(steps, logits)) is not None:
+            while (step := next_of(steps, logits)) is not None:
                 if not isinstance(step, Decode):
                     if isinstance(step, Finished) and speculation:
                         step = replace(step, speculated=speculation.use)
                     yield step
                     logits = None
                     continue
+                if speculation and not speculation.is_of(step.state):
+                    speculation = None  # of a first answer: this is another
                 if speculation is None and self.speculating and self.speculating.may_pay:
                     speculation = self.speculating.begin(self.backend, step.state)
                     ending.callback(speculation.close)
@@ -124,8 +124,17 @@ class Engine:
 
         It yields events, and `Decode` where it needs the logits of a next token, which are to be sent. Of
         `is_one_of_many`, states are kept as `StateCache.open` says. It goes on from a `state` of the prompt's
-        first tokens where one is given, which it then owns, and keeps none.
+        first tokens where one is given, which it then owns, and keeps none. An answer in which the request
+        finds a fault is asked for once more.
         """
+        first = self._answer(request, prompt, state, is_one_of_many)
+        if request.fault is None:
+            return first
+        return asked_again(self, request, first, is_one_of_many=is_one_of_many)
+
+    def _answer(
+        self, request: Request, prompt: ModelInput | None, state: ModelState | None, is_one_of_many: bool
+    ) -> Steps:
         start = time.perf_counter()
         if request.grammar:
             self.grammars.begin()  # beside the reading of the prompt
@@ -280,14 +289,6 @@ def _chunk_ends(chunk: int, start: int, num_tokens: int, boundaries: Sequence[in
     """Where prefill pauses: at absolute multiples of the chunk, and where states are kept."""
     ends = {*range(chunk, num_tokens, chunk), *boundaries, num_tokens}
     return sorted(end for end in ends if start < end <= num_tokens)
-
-
-def _next(steps: Steps, logits: np.ndarray | None) -> Event | Decode | None:
-    """None at the end."""
-    try:
-        return steps.send(logits)
-    except StopIteration:
-        return None
 
 
 def _rates(timings: Timings, num_prompt: int, num_generated: int) -> Timings:

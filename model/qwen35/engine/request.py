@@ -1,5 +1,6 @@
 """What one question asks of the engine, and the checkpoint's own defaults for what it leaves open."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +51,8 @@ class Request:
     grammar: Grammar | None = None  # of the answer, not of what is thought before it
     logprobs: bool = False  # whether Finished has those of the answer's tokens
     ends_loops: bool = False  # an answer that repeats itself without end; see engine.loops
+    # What is wrong with a whole answer, None for nothing: then it is asked for once more; see engine.again.
+    fault: Callable[[str], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

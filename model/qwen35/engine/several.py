@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from qwen35.cache.cache import Found
-from qwen35.engine.answer import Decode
-from qwen35.engine.engine import Engine, Steps, decode, prepare
+from qwen35.engine.answer import Decode, Steps
+from qwen35.engine.engine import Engine, decode, prepare
 from qwen35.engine.request import Request
-from qwen35.events import Event, Finished, Prefilled
+from qwen35.events import Event, Finished, Note, Prefilled
 from qwen35.processing.processor import ModelInput
 
 
@@ -36,8 +36,10 @@ def answer_several(
             logits = iter(decode(engine.backend, wishes) if wishes else ())
             for row in rows:
                 if row.finished is None:
-                    events = row.go_on(next(logits) if row.wish else None)
-                    for event in events if row is rows[0] else ():
+                    has_begun = row.wish is not None  # what is said before is said of all
+                    for event in row.go_on(next(logits) if row.wish else None):
+                        if row is not rows[0] and not (has_begun and isinstance(event, Note)):
+                            continue
                         if isinstance(event, Prefilled):
                             event = replace(event, cached_tokens=found.num_tokens, miss_reason=found.reason)
                         yield event

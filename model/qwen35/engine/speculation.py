@@ -99,6 +99,9 @@ class Speculation:
         """What came of it; None where nothing was ever drafted."""
         return Speculated(self._drafted, self._accepted, self._passes) if self._drafted else None
 
+    def is_of(self, state: ModelState) -> bool:
+        return state is self._state
+
     def decode(self, tokens: Sequence[int]) -> np.ndarray:
         """Move the state past `tokens`, all but the last of them forced. Returns the logits after them."""
         for token in tokens:

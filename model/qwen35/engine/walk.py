@@ -221,7 +221,9 @@ class _Account:
             image_tokens=prompt.image_tokens,
         )
         is_begun = not tells_window
-        with closing(engine.generate(window.request, prompt, state=state.fork())) as events:
+        # A second answer would have to see the window again, and that has gone by.
+        request = replace(window.request, fault=None)
+        with closing(engine.generate(request, prompt, state=state.fork())) as events:
             for event in events:
                 if not is_begun and isinstance(event, TextDelta | Finished):
                     line = "\n" if self.text else ""

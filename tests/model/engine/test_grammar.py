@@ -2,8 +2,6 @@
 
 import json
 import random
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +10,15 @@ from jsonschema import Draft202012Validator
 from qwen35.engine.batching import Item, answer_all
 from qwen35.engine.engine import Engine
 from qwen35.engine.grammar import Constraint, Grammars, grammar_error
-from qwen35.engine.request import GenerationDefaults, Grammar, Request, SamplingOverrides
+from qwen35.engine.request import Grammar, Request, SamplingOverrides
 from qwen35.errors import InputError
 from qwen35.events import Finished, ReasoningDelta, TextDelta
 from qwen35.messages import Message
 from qwen35.processing.processor import Processor
 from qwen35.processing.tokenizer import Tokenizer
-from qwen35.state import ModelState
 from tests.model.checkpoint import byte_tokenizer
+from tests.model.engine.scripted import MINI, engine_of
 
-MINI = Path(__file__).parents[3] / "model/qwen35/builtin/mini"
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
@@ -35,67 +32,6 @@ GOOD = '{"name": "Zoë", "age": 7}'
 @pytest.fixture(scope="module")
 def processor() -> Processor:
     return Processor.from_folder(MINI)
-
-
-class ScriptedBackend:
-    """Runs no model: what is likeliest continues a script from as far as the answer has come.
-
-    Newlines do not count, which a template may put between. It counts its calls.
-    """
-
-    name, numerics, prefill_chunk = "scripted", "scripted", 4096
-    expert_use = layer_use = None
-
-    def __init__(self, processor: Processor, stop_id: int, script: str) -> None:
-        self.config, self.bytes_of = processor.config, processor.tokenizer.token_bytes()
-        self.script = [*processor.tokenizer.encode(script.replace("\n", "")), stop_id]
-        self.places = [self._length(self.script[:i]) for i in range(len(self.script))]
-        self.given: dict[int, list[int]] = {}  # by state, after the prompt
-        self.calls = 0
-
-    def _length(self, ids: Sequence[int]) -> int:
-        return len(b"".join(self.bytes_of[i] for i in ids).replace(b"\n", b""))
-
-    def new_state(self) -> ModelState:
-        return ModelState(self.config.text, "bfloat16")
-
-    def close(self) -> None:
-        pass
-
-    def prefill(
-        self, state: ModelState, ids: np.ndarray, position_ids: np.ndarray, features: None
-    ) -> np.ndarray:
-        assert position_ids.shape == (3, len(ids))
-        assert (position_ids[0] == np.arange(len(ids)) + state.num_tokens).all()
-        if state.num_tokens:
-            self.given[id(state)] += ids.tolist()
-        else:
-            self.given[id(state)] = []
-        state.num_tokens += len(ids)
-        self.calls += 1
-        return self._logits(state)
-
-    def decode(self, states: Sequence[ModelState], ids: np.ndarray) -> np.ndarray:
-        for state, token in zip(states, ids.tolist(), strict=True):
-            state.num_tokens += 1
-            self.given[id(state)].append(token)
-        self.calls += 1
-        return np.stack([self._logits(state) for state in states])
-
-    def _logits(self, state: ModelState) -> np.ndarray:
-        logits = np.zeros(self.config.text.vocab_size, np.float32)
-        said = self._length(self.given[id(state)])
-        for place, token in zip(self.places, self.script, strict=True):
-            if place >= said:
-                logits[token] = max(logits[token], 1000 + said - place)
-        return logits
-
-
-def engine_of(processor: Processor, text: str) -> tuple[Engine, ScriptedBackend]:
-    """An engine whose model wants to say `text`, and then to end."""
-    defaults = GenerationDefaults.from_folder(MINI)
-    backend = ScriptedBackend(processor, min(defaults.stop_ids), text)
-    return Engine(backend, processor, defaults, Grammars(processor.tokenizer, defaults.stop_ids)), backend
 
 
 def request(**options: object) -> Request:
