@@ -301,6 +301,10 @@ Check = Annotated[
         show_default=False,
     ),
 ]
+Where = Annotated[
+    bool,
+    typer.Option("--where", help="Of each value of a --schema's data, also its page and its box there."),
+]
 _KINDS = ("json", "jsonl", "csv", "yaml", "md", "xml")
 As = Annotated[
     str | None,

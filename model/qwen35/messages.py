@@ -21,6 +21,7 @@ class ImagePart:
     pixels: np.ndarray
     source: str  # what the user called it: a path, a URL, "stdin"
     sha256: str = ""  # of the bytes it was decoded from
+    page: int | None = None  # from 1, of a document
 
 
 class Clip(Protocol):

@@ -71,7 +71,7 @@ class Preparer:
             if item.error:
                 raise item.error
             prepared.finish = self._finish_of(item)
-            prepared.request, prepared.prompt = self._prepare(item, record, prepared.finish)
+            prepared.request, prepared.prompt = self._prepare(item, prepared)
         except MemoryError:
             prepared.error = DoesNotFit(f"{item.id}: not enough memory for it.")
         except Exception as error:
@@ -91,7 +91,8 @@ class Preparer:
             raise InputError(f"{item.id}: the schema of its 'response_format' {error}") from None
         return replace(self.finish, form=Form.of_schema(item.request.schema))
 
-    def _prepare(self, item: Item, record: Record, finish: Finish) -> tuple[Request, ModelInput]:
+    def _prepare(self, item: Item, prepared: Prepared) -> tuple[Request, ModelInput]:
+        record = prepared.record
         sampling = runtime.sampling_of(self.settings)
         attacher = Attacher(self.pages, record.notes.append, lambda *progress: None, sampling=sampling)
         settings = self.settings
@@ -102,6 +103,7 @@ class Preparer:
         else:
             attachments = attacher.attach_all(item.inputs) if item.inputs else []
             messages = messages_of(settings.system, attachments, item.prompt)
+        prepared.finish = finish = prepared.finish.about(messages)
         messages = (*messages[:-1], finish.told(messages[-1]))
         request, record.attachments = runtime.plan(
             self.processor, settings, messages, attachments, record.notes.append, finish.form

@@ -90,6 +90,7 @@ def ask(
     choice: options.Choice = None,
     grammar: options.GrammarFile = None,
     rules: options.Check = None,
+    where: options.Where = False,
     render_as: options.As = None,
     extract: options.Extract = False,
     no_cache: options.NoCache = False,
@@ -150,6 +151,7 @@ def ask(
         num_answers=num_answers,
         wants_logprobs=logprobs,
         checks=given["rules"] or (),
+        tells_where=where,
         is_record=style != "text",
     )
     if window is not None and num_answers > 1:
@@ -200,9 +202,10 @@ def ask(
         record.model = known_model.name
         attachments = attacher.attach_all(question.inputs)
         messages = messages_of(settings.system, attachments, question.prompt)
-        messages = (*messages[:-1], finish.told(messages[-1]))
         if chat is not None:
             messages = (*chat.messages(settings.system), messages[-1])
+        finish = finish.about(messages)
+        messages = (*messages[:-1], finish.told(messages[-1]))
         states = None if no_cache else runtime.states_of(settings, folders.states, is_private=private)
         asked = _Asked(
             settings, known_model, folders.cache, states, attachments, messages, windows, finish, notify

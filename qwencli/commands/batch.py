@@ -96,6 +96,7 @@ def batch(
     choice: options.Choice = None,
     grammar: options.GrammarFile = None,
     rules: options.Check = None,
+    where: options.Where = False,
     extract: options.Extract = False,
     no_cache: options.NoCache = False,
     private: options.Private = False,
@@ -150,8 +151,16 @@ def batch(
     template = chosen_template(template_name, variables or (), folders.templates)
     given = template.under(context.params, is_record=True) if template else context.params
     finish = Finish.of(
-        given["schema"], regex, choice, grammar, extracts=given["extract"], checks=given["rules"] or ()
+        given["schema"],
+        regex,
+        choice,
+        grammar,
+        extracts=given["extract"],
+        checks=given["rules"] or (),
+        tells_where=where,
     )
+    if where and (render_as or format != "json"):
+        raise UsageError("--where is told in JSON lines: leave out --as and --format.")
     if out is None and (append or overwrite or retry_failed or (json and not dry_run)):
         raise UsageError(
             "--append, --overwrite, --retry-failed and --json are for answers in a file: -o answers.jsonl"
@@ -311,7 +320,8 @@ class _Command:
         weights = fingerprint(self.model.folder)
         question, form = self.question, self.finish.form
         if form:
-            question = "\n".join([question or "", form.grammar.source, *(rule.text for rule in form.rules)])
+            asked = [question or "", form.grammar.source, *(rule.text for rule in form.rules)]
+            question = "\n".join([*asked, "--where"] if self.finish.tells_where else asked)
         return weights, Run.of(weights, question, self.settings, self.pages)
 
     def _preparer(self, run: "Run", find: "Callable[[str, str], Done | None]") -> "Preparer":

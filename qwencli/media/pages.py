@@ -31,6 +31,6 @@ def page_parts(source: Source, number: int, num_pages: int, pixels: np.ndarray) 
     name = source.name
     return (
         TextPart(f"Page {number} of {num_pages} of {name}:\n"),
-        ImagePart(pixels, f"{name}, page {number}", source.sha256),
+        ImagePart(pixels, f"{name}, page {number}", source.sha256, number),
         TextPart("\n"),
     )

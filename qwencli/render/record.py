@@ -5,7 +5,7 @@
 
 import uuid
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qwen35.events import (
     Event,
@@ -23,6 +23,9 @@ from qwen35.events import (
 )
 from qwencli.render.columns import facts, size
 from qwencli.render.output import Output
+
+if TYPE_CHECKING:
+    from qwencli.structured.where import Place
 
 SCHEMA_VERSION = 1
 
@@ -45,6 +48,7 @@ class Record:
     load_s: float = 0.0
     answer: str | None = None
     data: Any = None  # what an answer by a schema holds; with --n a list of what each does
+    where: "list[Place] | None" = None  # the data's values were found
     others: list[str] = field(default_factory=list)  # more answers to the same question
     logprobs: tuple[TokenLogprob, ...] | None = None
     reasoning: str | None = None
@@ -161,6 +165,7 @@ class Record:
             "answer": answer,
             "answers": [] if answer is None else [w.answer for w in self.windows] or [answer, *self.others],
             "data": None if error else self.data,
+            "where": None if error or self.where is None else [asdict(place) for place in self.where],
             "reasoning": self.reasoning,
             "logprobs": [asdict(each) for each in self.logprobs] if self.logprobs is not None else None,
             "finish_reason": "error" if error else self.finish_reason,

@@ -29,6 +29,7 @@ class Finish:
     extracts: bool = False
     num_answers: int = 1
     wants_logprobs: bool = False
+    tells_where: bool = False  # `--where`
 
     @classmethod
     def of(
@@ -43,6 +44,7 @@ class Finish:
         num_answers: int = 1,
         wants_logprobs: bool = False,
         checks: Sequence[str] = (),
+        tells_where: bool = False,
         is_record: bool = False,
     ) -> "Finish":
         """Of the options' texts; `is_record`: the output is `--json` or `--jsonl`.
@@ -53,6 +55,8 @@ class Finish:
             raise UsageError("--as shows the data of a schema: say what is in it with --schema.")
         if checks and schema is None:
             raise UsageError("--check is about the data of a schema: say what is in it with --schema.")
+        if tells_where and (schema is None or kind or num_answers > 1):
+            raise UsageError("--where is about the data of a --schema; it does not go with --as and --n.")
         if kind and is_record:
             raise UsageError("Of --as and --json or --jsonl, only one can be given.")
         if extracts and (kind or schema or regex or choice or grammar):
@@ -67,7 +71,13 @@ class Finish:
         from qwencli.structured.form import Form
 
         form = Form.of(schema=schema, regex=regex, choice=choice, grammar=grammar, checks=checks)
-        return cls(form, cast(Kind | None, kind), False, num_answers, wants_logprobs)
+        return cls(form, cast(Kind | None, kind), False, num_answers, wants_logprobs, tells_where)
+
+    def about(self, messages: Sequence[Message]) -> "Finish":
+        """The same, of an answer to these. Raises UsageError where `--where` has nowhere to look."""
+        if not self.tells_where or self.form is None:
+            return self
+        return replace(self, form=self.form.in_pictures_of(messages))
 
     def told(self, question: Message) -> Message:
         """A question with what its answer has to look like."""
@@ -94,11 +104,13 @@ class Finish:
             record.others = [extracted(other) for other in record.others]
         if record.finish_reason == "stop" and self.form:
             try:
-                data = [self.form.read(answer) for answer in (record.answer or "", *record.others)]
+                read = [self.form.read(answer) for answer in (record.answer or "", *record.others)]
             except ValueError as error:
                 record.finish_reason = "schema"
                 return f"the answer is not what was asked for: {error}"
-            record.data = data if self.num_answers > 1 and self.form.schema is not None else data[0]
+            data, places = zip(*read, strict=True)
+            record.data = [*data] if self.num_answers > 1 and self.form.schema is not None else data[0]
+            record.where = places[0]
         return complaint_of(record)
 
     def text(self, record: Record) -> str:

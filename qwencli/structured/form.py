@@ -3,17 +3,19 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qwen35.engine.request import Grammar
 from qwen35.errors import InputError
+from qwen35.messages import Message
 from qwencli.errors import UsageError
 from qwencli.structured.check import in_words
 from qwencli.structured.narrow import narrowed
 from qwencli.structured.rules import Rule
 from qwencli.structured.source import Schema, read_schema
+from qwencli.structured.where import Place, Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Form:
     schema: Schema | None = None
     instruction: str | None = None
     rules: tuple[Rule, ...] = ()  # that hold across the fields of its data
+    where: Where | None = None  # what tells the places of its values
 
     @classmethod
     def of(
@@ -68,29 +71,49 @@ class Form:
             grammar = Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
         return cls(grammar, schema, told if schema not in (True, {}) else "Answer in JSON.", rules)
 
+    def in_pictures_of(self, messages: Sequence[Message]) -> "Form":
+        """The same, of which each value comes with its place in a picture of the `messages`.
+
+        Raises UsageError where there can be none.
+        """
+        from qwen35.engine.grammar import grammar_error
+
+        try:
+            where = Where.of(self.schema, messages)
+            form = Form.of_schema(where.placed, self.rules)
+        except ValueError as error:
+            raise UsageError(f"--where: {error}.") from None
+        if fault := grammar_error(form.grammar):
+            raise UsageError(f"--where: cannot be enforced with this schema: {in_words(fault)}.")
+        told = f"{form.instruction}\n{where.instruction}"
+        return replace(form, schema=self.schema, instruction=told, where=where)
+
     @property
     def columns(self) -> list[str]:
         """Those of a list of records that may turn out to be empty."""
         items = self.schema.get("items") if isinstance(self.schema, dict) else None
         return list(items.get("properties", ())) if isinstance(items, dict) else []
 
-    def read(self, answer: str) -> Any:
-        """The data of a whole answer; None where it is no JSON that is asked for.
+    def read(self, answer: str) -> tuple[Any, list[Place] | None]:
+        """The data of a whole answer, None where it is no JSON that is asked for; and where it was found.
 
         Raises ValueError with the place where the answer is not what schema and rules say.
         """
         if self.schema is None:
-            return None
+            return None, None
         from jsonschema.validators import Draft202012Validator, validator_for
 
         data = json.loads(answer, parse_constant=_refuse, parse_float=_finite)
+        places = None
+        if self.where:
+            data, places = self.where.part(data)
         kind = validator_for(self.schema, default=Draft202012Validator)
         checked = kind(self.schema, format_checker=kind.FORMAT_CHECKER)
         if error := next(checked.iter_errors(data), None):
             raise ValueError(f"{error.json_path}: {error.message}")
         for rule in self.rules:
             rule.check(data)
-        return data
+        return data, places
 
     def fault(self, answer: str) -> str | None:
         """What is wrong with a whole answer."""

@@ -49,6 +49,31 @@ def record_schema(command: str) -> Schema:
             "description": "what an answer by a --schema holds, once it was checked; else null. With --n "
             "a list of what each answer holds"
         },
+        "where": {
+            "type": ["array", "null"],
+            "items": _object(
+                {
+                    "path": _text("of a value in data: $.items[0].price"),
+                    "source": _text("the picture or page in which it was found"),
+                    "page": {"type": ["integer", "null"], "minimum": 1, "description": "of a document"},
+                    "box": {
+                        "type": ["array", "null"],
+                        "items": _COUNT,
+                        "minItems": 4,
+                        "maxItems": 4,
+                        "description": "left, top, right, bottom in pixels; null where the model gave none",
+                    },
+                    "page_size": {
+                        "type": "array",
+                        "items": _COUNT,
+                        "minItems": 2,
+                        "maxItems": 2,
+                        "description": "width and height in pixels of the picture as it was read",
+                    },
+                }
+            ),
+            "description": "with --where: where the data's values were found",
+        },
         "reasoning": _text("what was thought before the answer", or_null=True),
         "logprobs": {
             "type": ["array", "null"],

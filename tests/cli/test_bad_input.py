@@ -22,6 +22,7 @@ KEYS = [
     "answer",
     "answers",
     "data",
+    "where",
     "reasoning",
     "logprobs",
     "finish_reason",

@@ -75,6 +75,7 @@ def test_json_is_one_object_on_one_line(scripted: Scripted) -> None:
         "answer": "Two.",
         "answers": ["Two."],
         "data": None,
+        "where": None,
         "reasoning": "Let me look.",
         "logprobs": None,
         "finish_reason": "stop",

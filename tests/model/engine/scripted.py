@@ -42,11 +42,16 @@ class ScriptedBackend:
     def close(self) -> None:
         pass
 
+    def encode_pictures(self, patches: np.ndarray, grids: Sequence[tuple[int, int, int]]) -> np.ndarray:
+        return np.zeros((len(patches) // self.config.vision.spatial_merge_size**2, 1), np.float32)
+
     def prefill(
-        self, state: ModelState, ids: np.ndarray, position_ids: np.ndarray, features: None
+        self, state: ModelState, ids: np.ndarray, position_ids: np.ndarray, features: np.ndarray | None
     ) -> np.ndarray:
         assert position_ids.shape == (3, len(ids))
-        assert (position_ids[0] == np.arange(len(ids)) + state.num_tokens).all()
+        if features is None:
+            first = state.num_tokens + (state.mrope_delta if state.num_tokens else 0)
+            assert (position_ids[0] == np.arange(len(ids)) + first).all()
         if any(known is state for known in self.states):
             self.given[self._number(state)] += ids.tolist()
         else:
