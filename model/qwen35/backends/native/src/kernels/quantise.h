@@ -25,6 +25,15 @@ static inline void pack_group(const F8* whole, int8_t* q) {
 
 // Sum of the q, and the bias of int16 dot products.
 static inline void group_sums(const int8_t* q, int32_t* sum, int32_t* bias) {
+#if defined(__AVX2__) && defined(__FMA__)
+    const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), all); // even and odd ones in turns
+    __m128i some = _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    some = _mm_add_epi16(some, _mm_shuffle_epi32(some, 0x4e));
+    some = _mm_add_epi16(some, _mm_shuffle_epi32(some, 0xb1));
+    *sum = _mm_cvtsi128_si32(_mm_madd_epi16(some, _mm_set1_epi16(1)));
+    *bias = _mm_cvtsi128_si32(_mm_mullo_epi16(some, _mm_set1_epi16(-8)));
+#else
     int even = 0, odd = 0;
     for (int i = 0; i < GROUP; i += 4) {
         even += q[i] + q[i + 1];
@@ -32,6 +41,7 @@ static inline void group_sums(const int8_t* q, int32_t* sum, int32_t* bias) {
     }
     *sum = even + odd;
     *bias = int32_t(uint32_t(uint16_t(-8 * even)) | uint32_t(uint16_t(-8 * odd)) << 16);
+#endif
 }
 
 static void quantise(const float* x, int count, int k, int first, int last, uint8_t* row) {
