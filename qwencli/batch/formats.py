@@ -7,11 +7,12 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, ClassVar, Literal, Protocol
 
 from qwencli.render.record import Record
+from qwencli.structured.tables import cell, value_at
 
 Form = Literal["json", "openai", "csv"]
 _COLUMNS = ("item", "answer", "finish_reason", "error", "prompt_tokens", "completion_tokens", "model", "id")
@@ -33,9 +34,14 @@ class Format(Protocol):
     `beginning`: what each line begins with.
     """
 
-    prefix: str
-    header: bytes
-    beginning: bytes
+    @property
+    def prefix(self) -> str: ...
+
+    @property
+    def header(self) -> bytes: ...
+
+    @property
+    def beginning(self) -> bytes: ...
 
     def encode(self, record: Record, error: dict[str, Any] | None) -> bytes:
         """The whole line, with its end."""
@@ -89,25 +95,39 @@ class OpenAIFormat(JsonFormat):
         return Line(_text(values["custom_id"]), _text(values["id"]), values["error"] is not None, model)
 
 
+@dataclass(frozen=True, slots=True)
 class CsvFormat:
-    prefix, header = "item-", (",".join(_COLUMNS) + "\r\n").encode()
-    beginning = b""
+    """`fields`: those of a schema, by the keys that lead to them; each has a column behind the fixed ones."""
+
+    fields: tuple[tuple[str, ...], ...] = ()
+    prefix: ClassVar[str] = "item-"
+    beginning: ClassVar[bytes] = b""
+
+    @property
+    def columns(self) -> list[str]:
+        """One that is called as a fixed one gets `data.` before its name."""
+        names = [".".join(keys) for keys in self.fields]
+        return [*_COLUMNS, *(f"data.{name}" if name in _COLUMNS else name for name in names)]
+
+    @property
+    def header(self) -> bytes:
+        return _row(self.columns)
 
     def encode(self, record: Record, error: dict[str, Any] | None) -> bytes:
         usage = record.usage
-        row = (
-            *(record.item, None if error else record.answer),
-            *("error" if error else record.finish_reason, error["message"] if error else None),
-            *(usage.prompt_tokens, usage.completion_tokens, record.model, record.id),
+        data = None if error else record.data
+        return _row(
+            [
+                *(record.item, None if error else record.answer),
+                *("error" if error else record.finish_reason, error["message"] if error else None),
+                *(usage.prompt_tokens, usage.completion_tokens, record.model, record.id),
+                *(cell(value_at(data, keys)) for keys in self.fields),
+            ]
         )
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\r\n").writerow(row)
-        # Names of files may hold bytes that are no text: they come back as they were.
-        return text.getvalue().encode(errors="surrogateescape")
 
     def decode(self, line: bytes) -> Line:
         (row,) = csv.reader(io.StringIO(line.decode(errors="surrogateescape"), newline=""), strict=True)
-        values = dict(zip(_COLUMNS, row, strict=True))
+        values = dict(zip(self.columns, row, strict=True))
         return Line(values["item"], values["id"], values["finish_reason"] == "error", values["model"] or None)
 
     def lines(self, file: IO[bytes]) -> Iterator[bytes]:
@@ -123,6 +143,13 @@ class CsvFormat:
 
     def is_whole(self, line: bytes) -> bool:
         return line.endswith(b"\r\n") and line.count(b'"') % 2 == 0
+
+
+def _row(values: Sequence[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    # Names of files may hold bytes that are no text: they come back as they were.
+    return text.getvalue().encode(errors="surrogateescape")
 
 
 FORMATS: dict[Form, Format] = {"json": JsonFormat(), "openai": OpenAIFormat(), "csv": CsvFormat()}

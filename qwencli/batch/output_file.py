@@ -236,8 +236,8 @@ def _may_be_torn(piece: bytes, beginning: bytes) -> bool:
 
 def _no_output(path: Path) -> UsageError:
     return UsageError(
-        f"{path}: is not what `qwen batch` writes in this --format or --as. Choose another output; "
-        "--overwrite drops what it holds.",
+        f"{path}: is not what `qwen batch` writes with this --format, --as or --schema. Choose another "
+        "output; --overwrite drops what it holds.",
         path=str(path),
     )
 

@@ -129,7 +129,7 @@ def batch(
     model unusable, 5 does not fit, 9 output unwritable, 130 interrupted.
     """
     from qwencli import runtime
-    from qwencli.batch.formats import FORMATS
+    from qwencli.batch.formats import FORMATS, CsvFormat
     from qwencli.batch.listing import Listing
     from qwencli.batch.survey import survey
     from qwencli.batch.words import tell_apart
@@ -181,7 +181,7 @@ def batch(
             settings,
             folders,
             find_or_choose_model(settings.model, folders),
-            FORMATS[form],
+            CsvFormat(tuple(finish.fields)) if form == "csv" else FORMATS[form],
             question,
             pages,
             out,

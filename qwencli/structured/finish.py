@@ -89,6 +89,15 @@ class Finish:
         return replace(question, parts=(*question.parts, TextPart(self.form.instruction)))
 
     @property
+    def fields(self) -> list[tuple[str, ...]]:
+        """Those of the schema that answers follow, by the keys that lead to them."""
+        if self.form is None or self.form.schema is None:
+            return []
+        from qwencli.structured.tables import fields_of
+
+        return fields_of(self.form.schema)
+
+    @property
     def waits(self) -> bool:
         """Whether nothing can be shown before the whole answer is there."""
         return self.kind is not None or self.extracts or self.num_answers > 1

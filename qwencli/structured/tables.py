@@ -71,7 +71,23 @@ def _columns(rows: list[dict[str, Any]], otherwise: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row)) or list(otherwise)
 
 
-def _cell(value: Any) -> str:
+def fields_of(schema: Any, keys: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The keys that lead to each field of a schema's object; those of objects within it, not of lists."""
+    listed = schema.get("properties") if isinstance(schema, dict) else None
+    if not listed:
+        return [keys] if keys else []
+    return [field for name, below in listed.items() for field in fields_of(below, (*keys, name))]
+
+
+def value_at(data: Any, keys: Sequence[str]) -> Any:
+    """None where a key leads nowhere."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def cell(value: Any) -> str:
+    """A value as the text of a table's cell."""
     if isinstance(value, str):
         return re.sub("\r\n?", "\n", value)  # which csv would leave without quotes
     return "" if value is None else json.dumps(value, ensure_ascii=False)
@@ -81,8 +97,8 @@ def _csv(rows: list[dict[str, Any]], otherwise: Sequence[str]) -> str:
     columns = _columns(rows, otherwise)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_cell, columns))
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    writer.writerow(map(cell, columns))
+    writer.writerows([cell(row.get(column)) for column in columns] for row in rows)
     return text.getvalue().removesuffix("\n")
 
 
@@ -97,7 +113,7 @@ def _markdown(rows: list[dict[str, Any]], otherwise: Sequence[str]) -> str:
 
     numbers = [_is_numeric([row.get(column) for row in rows]) for column in columns]
     ruler = [("---:" if is_number else "---") for is_number in numbers]
-    body = [line([_cell(row.get(column)) for column in columns]) for row in rows]
+    body = [line([cell(row.get(column)) for column in columns]) for row in rows]
     return "\n".join([line(columns), line(ruler), *body])
 
 
@@ -152,7 +168,7 @@ def _xml(data: Any, name: str) -> list[str]:
         pairs = data.items() if isinstance(data, dict) else (("item", item) for item in data)
         inner = [_INDENT + line for key, value in pairs for line in _xml(value, key)]
         return [f"<{start}>", *inner, f"</{tag}>"]
-    text = "" if data is None or isinstance(data, dict | list) else _xml_text(_cell(data))
+    text = "" if data is None or isinstance(data, dict | list) else _xml_text(cell(data))
     return [f"<{start}>{text}</{tag}>" if text else f"<{start}/>"]
 
 

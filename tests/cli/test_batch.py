@@ -309,6 +309,28 @@ def test_a_table_can_be_gone_on_with(batch: Invoke, scans: Path) -> None:
     assert "5 were done before" in batch(*words).err
 
 
+def test_a_table_has_the_columns_of_the_schema(invoke: Invoke, scans: Path) -> None:
+    out = Path("out.csv")
+    schema = {
+        "type": "object",
+        "properties": {
+            "id": {"enum": ["x,1"]},
+            "shop": {"type": "object", "properties": {"open": {"const": True}}, "required": ["open"]},
+            "tags": {"type": "array", "items": {"const": "a"}, "minItems": 2, "maxItems": 2},
+        },
+        "required": ["id", "shop", "tags"],
+    }
+    words = ("batch", scans, "what?", "-o", out, "--as", "csv")
+    invoke(*words, "--schema", json.dumps(schema), "--limit", 2)
+    invoke(*words, "--schema", json.dumps(schema))
+    with out.open(newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["item"])
+    assert len(rows) == 5
+    table = [(row["data.id"], row["shop.open"], row["tags"]) for row in rows]
+    assert table == [("x,1", "true", '["a", "a"]')] * 4 + [("", "", "")]
+    assert invoke(*words).code == 2  # another form
+
+
 def test_the_limit_counts_what_is_asked(batch: Invoke, scans: Path) -> None:
     assert "2 of 5 items answered, 3 left" in batch(scans, ASK, "-o", OUT, "--limit", 2).err
     assert len(records(OUT)) == 2
