@@ -81,7 +81,6 @@ def test_it_answers_held_out_questions(engine: Engine, task: str, at_least: floa
     assert share_right(engine, task) >= at_least
 
 
-@pytest.mark.xfail(reason="the weights that are shipped have not learnt clips yet", strict=True)
 def test_it_answers_held_out_questions_about_clips(engine: Engine) -> None:
     right = {task: share_right(engine, task) for task in CLIP_TASKS}
     assert sum(right.values()) / len(right) >= 0.85, right
