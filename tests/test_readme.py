@@ -114,7 +114,7 @@ def test_a_command_of_the_readme_runs(command: str, place: Path, site: str) -> N
 
 def test_there_are_commands_to_run() -> None:
     assert len(OWN_COMMANDS) >= 9
-    assert len(TABLE_COMMANDS) == 3
+    assert len(TABLE_COMMANDS) == 4
 
 
 def test_the_answers_shown_are_the_answers_given(place: Path, site: str) -> None:

@@ -43,7 +43,12 @@ def test_the_tables_of_quality() -> None:
     assert recipes[0][-2:] == ["0.00000", "100.00%"]
     divergences = [float(row[-2]) for row in recipes]
     assert 0 < divergences[2] < divergences[3] < 0.1
-    assert [row[0] for row in arithmetic] == ["q8", "q4: the default recipe"]
+    assert [row[0] for row in arithmetic] == [
+        "q8",
+        "q8, of scenes, outside, talk",
+        "q4: the default recipe",
+        "q4: the default recipe, of scenes, outside, talk",
+    ]
     assert all(float(row[2]) < 0.01 for row in arithmetic)
     assert [row[-1] for row in kinds] == ["f32", "q8", "q4", "q4", "q4", "q8", "q8"]
     assert [row[0] for row in layers][:4] == ["embedding", "linear attention", "MLP", "full attention"]

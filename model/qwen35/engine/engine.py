@@ -222,6 +222,7 @@ class Engine:
         saved = self.cache.open(prompt)
         first = saved.found.num_tokens
         if len(starts) < 2 or (end := starts[-2]) <= first:  # the last one is that of the answer
+            self._warm_up(prompt)
             return 0
         reading = self.read(prompt, end, saved.found.state, saved)
         while is_wanted():
@@ -231,6 +232,14 @@ class Engine:
                 saved.keep(stop.value.state)
                 return end - first
         return 0
+
+    def _warm_up(self, prompt: ModelInput) -> None:
+        """Run a token through a model that may not have run yet: a first pass builds what the others find.
+
+        Not where that would read experts or layers from the disk, in the place of those that are there.
+        """
+        if self.backend.expert_use is None and self.backend.layer_use is None:
+            self.backend.prefill(self.backend.new_state(), prompt.ids[:1], prompt.position_ids[:, :1], None)
 
     def read(
         self,
