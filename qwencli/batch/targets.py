@@ -2,12 +2,14 @@
 
 import errno
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Protocol, Self
 
 from qwen35.errors import UnwritableError
-from qwencli.errors import OutputError, ReaderGone
+from qwencli.errors import OutputError, ReaderGone, UsageError
 
 Done = Literal["answered", "failed"]
 
@@ -71,3 +73,21 @@ class StreamTarget:
     ) -> None:
         if self._path is not None and self._file is not None:
             self._file.close()
+
+
+def is_stream(path: Path) -> bool:
+    """Whether this is a pipe or a device."""
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except OSError:  # a name too long: it is told when it is opened
+        return False
+
+
+def check_output(out: Path | None, inputs: Sequence[str]) -> None:
+    """Raises UsageError where an input would be written to."""
+    if out is None:
+        return
+    for spec in inputs:
+        with suppress(OSError, ValueError):
+            if out.samefile(spec):
+                raise UsageError(f"{out}: is an input. Choose another output.", path=str(out))

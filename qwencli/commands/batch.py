@@ -3,8 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -132,6 +131,7 @@ def batch(
     from qwencli.batch.formats import FORMATS, CsvFormat
     from qwencli.batch.listing import Listing
     from qwencli.batch.survey import survey
+    from qwencli.batch.targets import check_output
     from qwencli.batch.words import tell_apart
     from qwencli.conversation import system_text
     from qwencli.folders import Folders
@@ -167,7 +167,7 @@ def batch(
         )
     form: Form = "csv" if render_as else "openai" if format == "openai" else "json"
     inputs, question = (words or [], template.prompt) if template else tell_apart(words or [])
-    _check_output(out, inputs)
+    check_output(out, inputs)
     settings = Settings.resolve(given, os.environ, folders.config_file)
     settings = replace(settings, system=system_text(settings.system))
     runtime.sampling_of(settings)  # what cannot be meant is said before anything is looked at
@@ -336,9 +336,9 @@ class _Command:
     def _target(self, run: "Run") -> "Target":
         """A file that is gone on with, or a stream."""
         from qwencli.batch.output_file import OutputFile
-        from qwencli.batch.targets import StreamTarget
+        from qwencli.batch.targets import StreamTarget, is_stream
 
-        if self.out is None or _is_stream(self.out):
+        if self.out is None or is_stream(self.out):
             return StreamTarget(self.out, self.form.header)
         output = OutputFile.open(
             self.out,
@@ -392,21 +392,3 @@ class _Command:
         output = None if self.out is None else str(self.out)
         names = {"schema_version": SCHEMA_VERSION, "model": self.model.name, "output": output}
         standard_output().print_json(names | values | {"error": None})
-
-
-def _is_stream(path: Path) -> bool:
-    """Whether this is a pipe or a device."""
-    try:
-        return path.exists() and not path.is_file() and not path.is_dir()
-    except OSError:  # a name too long: it is told when it is opened
-        return False
-
-
-def _check_output(out: Path | None, inputs: Sequence[str]) -> None:
-    """Raises UsageError where an input would be written to."""
-    if out is None:
-        return
-    for spec in inputs:
-        with suppress(OSError, ValueError):
-            if out.samefile(spec):
-                raise UsageError(f"{out}: is an input. Choose another output.", path=str(out))

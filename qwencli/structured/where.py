@@ -73,7 +73,7 @@ class Where:
         places: list[Place] = []
         try:
             data = self._part(self.schema, answer, "$", places)
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, LookupError, AttributeError) as error:
             raise ValueError(f"a value stands without its place ({error})") from None
         return data, places
 
@@ -114,13 +114,12 @@ class Where:
         """What a schema's `$ref` leads to."""
         seen = set()
         while isinstance(schema, dict) and isinstance(reference := schema.get("$ref"), str):
-            start = next((start for start in _DEFINITIONS if reference.startswith(start)), None)
-            if start is None or reference in seen:
-                raise ValueError(
-                    f"a $ref to {reference!r} cannot be followed; to {_DEFINITIONS[0]}NAME it can"
-                )
+            start, slash, name = reference.rpartition("/")
+            known = self.schema.get(start.removeprefix("#/"), {}) if start + slash in _DEFINITIONS else {}
+            if name not in known or reference in seen:
+                raise ValueError(f"a $ref to {reference!r} cannot be followed; one to #/$defs/NAME can")
             seen.add(reference)
-            schema = self.schema[start.strip("#/")][reference.removeprefix(start)]
+            schema = known[name]
         return schema
 
     def _part(self, schema: Any, answer: Any, path: str, places: list[Place]) -> Any:

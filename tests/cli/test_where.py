@@ -192,12 +192,14 @@ def test_a_place_that_cannot_be_told_exits_with_2(
     assert message in result.err
 
 
+@pytest.mark.parametrize("reference", ["#", "#/$defs/a/properties/b"])
 def test_a_reference_that_leads_elsewhere_is_refused(
-    invoke: Invoke, model_folder: Path, document: Path
+    invoke: Invoke, model_folder: Path, document: Path, reference: str
 ) -> None:
-    schema = {"type": "object", "properties": {"a": {"$ref": "#"}}}
+    known = {"a": {"type": "object", "properties": {"b": {"type": "string"}}}}
+    schema = {"type": "object", "properties": {"a": {"$ref": reference}}, "$defs": known}
     words = ("-m", model_folder, document, "hi", "--schema", json.dumps(schema), "--where")
-    check(invoke, words, 2, "--where: a $ref to '#' cannot be followed", "usage")
+    check(invoke, words, 2, f"--where: a $ref to '{reference}' cannot be followed", "usage")
 
 
 def test_a_place_is_what_the_schema_of_the_record_says() -> None:

@@ -96,3 +96,11 @@ def test_text_under_a_pictures_name_is_noted(tmp_path: Path, notes: list[str], n
     (tmp_path / name).write_text("<html>404</html>")
     Attacher(None, notes.append, lambda *_: None).attach_all([str(tmp_path / name)])
     assert "holds text" in notes[0]
+
+
+def test_a_tiff_of_several_pages_has_pages(tmp_path: Path, notes: list[str]) -> None:
+    first, second = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "red")
+    first.save(tmp_path / "two.tif", save_all=True, append_images=[second])
+    first.save(tmp_path / "one.tif")
+    two, one = attacher(notes).attach_all([str(tmp_path / "two.tif"), str(tmp_path / "one.tif")])
+    assert (two.type, two.has_pages, one.has_pages) == ("image", True, False)
