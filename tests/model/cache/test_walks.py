@@ -11,11 +11,11 @@ import torch
 
 from qwen35.backends.plain import PlainBackend
 from qwen35.engine.engine import Engine
-from qwen35.engine.request import Request
+from qwen35.engine.request import Grammar, Request
 from qwen35.engine.walk import walk
 from qwen35.engine.windows import Windows
 from qwen35.errors import InputError
-from qwen35.events import Event, Finished, PictureProgress, Prefilled, TextDelta, WindowAnswered
+from qwen35.events import Event, Finished, Note, PictureProgress, Prefilled, TextDelta, WindowAnswered
 from qwen35.messages import Message, Sampling, VideoPart
 from qwen35.network.attention import KeyValues
 from qwen35.network.text import LayerPast, Past
@@ -255,3 +255,19 @@ def test_what_cannot_be_walked_through_is_refused(model: Path) -> None:
             Windows.plan(processor, Request(tuple(messages)), 60)
     with pytest.raises(InputError, match="too short"):
         Windows.plan(processor, Request((user(video, "?"),)), 0.5)
+
+
+def test_what_is_wrong_with_an_answer_is_not_asked_again_where_its_window_has_gone_by(
+    model_of: ModelOf,
+) -> None:
+    engine = engine_of(model_of("dense"))
+    request = Request(
+        tuple(messages_of(moving())),
+        sampling=GREEDY,
+        grammar=Grammar("regex", "ab"),
+        fault=lambda answer: "it is not right",
+    )
+    *events, finished = walk(engine, Windows.plan(engine.processor, request, WINDOW_S))
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.answer) == ("stop", "ab")
+    assert not any(isinstance(event, Note) and "asked again" in event.text for event in events)
