@@ -105,9 +105,15 @@ def _table_of(container: "InputContainer", stream: "VideoStream", first: "list[P
     entries = stream.index_entries
     if len(entries) < _CHECKED_PACKETS or len(entries) != stream.frames:  # fragments come without
         return None
-    rows = map(attrgetter("timestamp", "pos", "size", "flags"), entries)
-    stamps, starts_at, sizes, flags = np.fromiter(rows, np.dtype((np.int64, 4)), len(entries)).T
-    ends_at = int((starts_at + sizes).max())
+    stamps, flags = (
+        np.fromiter(map(attrgetter(name), entries), np.int64, len(entries)) for name in ("timestamp", "flags")
+    )
+    # A file that was cut off lacks its last frames: others are looked at here and there.
+    looked_at = {
+        *range(0, len(entries), _CHECKED_PACKETS),
+        *range(len(entries) - _CHECKED_PACKETS, len(entries)),
+    }
+    ends_at = max(entries[number].pos + entries[number].size for number in looked_at)
     if (flags & _HIDDEN).any() or (np.diff(stamps) <= 0).any() or ends_at > container.size:
         return None
     for packet, stamp in zip(first, stamps.tolist(), strict=False):

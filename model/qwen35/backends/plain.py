@@ -4,6 +4,7 @@ It moves states between their one layout (numpy blocks) and the tensors that the
 CPU that costs a gather of keys and values a step; the large matrices are shared, not copied.
 """
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,16 +21,26 @@ from qwen35.network.model import Qwen35
 from qwen35.network.text import LayerPast, Past
 from qwen35.state import KVBlocks, LinearMemory, ModelState
 
+# Of CUDA itself and its libraries, whose own needs do not go through torch's allocator.
+_GPU_IS_FULL = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",
+)
+
 
 @contextmanager
 def memory_errors_explained() -> Iterator[None]:
-    """Turn torch's two ways of running out of memory into DoesNotFit."""
+    """Turn torch's ways of running out of memory into DoesNotFit."""
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        is_gpu = isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _GPU_IS_FULL)
+        if not is_gpu and "can't allocate memory" not in str(error):
             raise
-        where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        # The traceback would hold all that the step had made, on the device too, while the error is held.
+        traceback.clear_frames(error.__traceback__)
+        where = "GPU memory" if is_gpu else "memory"
         raise DoesNotFit(
             f"Not enough {where} for this model and prompt. Use a smaller model, smaller pictures "
             "(--image-tokens) or a shorter prompt, or close other programs."
@@ -49,9 +60,12 @@ class PlainBackend:
         self.name = f"plain (torch, {quant})" if quant else "plain (torch)"
         weight = model.language_model.norm.weight  # always where the computing is done
         self.device, self.dtype = weight.device, weight.dtype
-        threads = torch.get_num_threads()  # sums are parted among them
+        parts = str(torch.get_num_threads())  # sums are parted among them
+        if self.device.type == "cuda":
+            parts = torch.cuda.get_device_name(self.device)  # another card chooses other kernels
+            self.name = f"{self.name} on {parts}"
         self.numerics = (
-            f"plain-2 torch {torch.__version__} {self.device} {self.dtype} {threads} {quant}".rstrip()
+            f"plain-2 torch {torch.__version__} {self.device} {self.dtype} {parts} {quant}".rstrip()
         )
 
     def close(self) -> None:

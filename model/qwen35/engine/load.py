@@ -1,5 +1,6 @@
 """A model folder to a ready Engine: which device, which dtype, which backend."""
 
+import gc
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,7 +114,12 @@ def load_engine(
     elif device == "cuda" and not torch.cuda.is_available():
         raise DoesNotFit("--device cuda: torch finds no CUDA device here. Use --device cpu.")
     quant_name = numerics_of(quant) if quant else ""
-    gpu_bytes = int(ROOM * torch.cuda.mem_get_info()[0]) if device == "cuda" else 0
+    gpu_bytes = 0
+    if device == "cuda":
+        with memory_errors_explained():  # even the first call needs room, which others may have taken
+            gc.collect()
+            torch.cuda.empty_cache()  # of a model that was closed: torch keeps it, and it would count as used
+            gpu_bytes = int(ROOM * torch.cuda.mem_get_info()[0])
 
     def place(config: ModelConfig) -> TorchPlacement:
         placement = place_torch(
