@@ -5,12 +5,14 @@ keeps no more than a few frames.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qwen35.cores import num_cores
 from qwen35.errors import InputError
 from qwen35.processing.resize import resize_frame
 from qwencli.media.frame_index import FrameIndex, read_index
@@ -30,6 +32,7 @@ _FORMATS = (
 _SEEK_FRAMES = 8  # a seek empties the decoder, whose threads are a few frames ahead
 # Smaller frames are decoded in less time than it takes two threads to pass them on, above all after a seek.
 _PIXELS_FOR_THREADS = 640 * 360
+_MOST_READERS = 4  # of one clip
 
 
 class VideoClip:
@@ -56,11 +59,52 @@ class VideoClip:
     def frames(self, times: Sequence[float], size: tuple[int, int]) -> Iterator[np.ndarray]:
         """As `messages.Clip` has it."""
         wanted = [self.index.timeline.at(time) for time in times]
-        # Resized on this side of the thread, while that one decodes on.
-        with closing(watched(self.source, lambda beat: self._read(wanted, beat))) as read:
-            for pixels, num_times in read:
-                picture = self._resized(pixels, size)
-                yield from [picture] * num_times
+        shares = self._shares(sorted({*wanted}))
+        with ExitStack() as stack:
+            # Resized on this side of the threads, while those decode on.
+            reads = [
+                stack.enter_context(closing(watched(self.source, partial(self._read, sorted(share)))))
+                for share in shares
+            ]
+            last_number, picture = -1, None
+            num_owed = 0  # pictures asked for before there was a good one
+            for number, same in groupby(wanted):
+                found, pixels = next(reads[next(i for i, share in enumerate(shares) if number in share)])
+                if found != number:
+                    self._bad.add(number)
+                if pixels is not None and found > last_number:  # else the last good one stands in place
+                    last_number, picture = found, self._resized(pixels, size)
+                num_owed += len(list(same))
+                if picture is not None:
+                    yield from [picture] * num_owed
+                    num_owed = 0
+            if num_owed:
+                yield from [self._resized(self._later(reads), size)] * num_owed
+
+    def _shares(self, wanted: Sequence[int]) -> list[set[int]]:
+        """Frames that are decoded one after another, in a thread each: of small ones far apart.
+
+        Decoders of larger ones have threads of their own.
+        """
+        keys = np.searchsorted(self.index.keys, wanted, side="right")
+        seeks = np.unique(keys, return_inverse=True)[1]  # one for each key frame to begin from
+        is_far_apart = self.index.stamps is not None and len(wanted) < 2 * (seeks[-1] + 1)
+        is_large = self.height * self.width > _PIXELS_FOR_THREADS
+        count = min(num_cores(), _MOST_READERS) if is_far_apart and not is_large else 1
+        shares: list[set[int]] = [set() for _ in range(count)]
+        for number, seek in zip(wanted, seeks.tolist(), strict=True):
+            shares[seek % count].add(number)
+        return [share for share in shares if share]
+
+    def _later(self, reads: Sequence[Iterator[tuple[int, np.ndarray | None]]]) -> np.ndarray:
+        """Any good frame, where all that were asked for are bad, which `reads` yield then."""
+        for read in reads:
+            for _, pixels in read:
+                if pixels is not None:
+                    return pixels
+        raise InputError(
+            f"{self.source}: no frame of it can be decoded. Convert or download it again.", path=self.source
+        )
 
     def notes(self) -> tuple[str, ...]:
         if not self._bad:
@@ -68,27 +112,18 @@ class VideoClip:
         which = "1 frame" if len(self._bad) == 1 else f"{len(self._bad)} frames"
         return (f"{self.source}: {which} cannot be decoded; the last good one stands in place",)
 
-    def _read(self, wanted: Sequence[int], beat: Beat) -> Iterator[tuple[np.ndarray, int]]:
-        """The frames `wanted`, as they are coded, and how often each one stands."""
-        num_owed = 0  # pictures asked for before there was a good one
+    def _read(self, wanted: Sequence[int], beat: Beat) -> Iterator[tuple[int, np.ndarray | None]]:
+        """The frames `wanted`, as they are coded, with their numbers.
+
+        Where one is bad the last good one, or none; where all are bad one more, from behind them.
+        """
         with open_container(self._file) as container:
             reader = _Reader(container, self._stream, self.index, frozenset(wanted), beat)
-            for number, same in groupby(wanted):
-                frame, is_it = reader.read(number)
-                if not is_it:
-                    self._bad.add(number)
-                num_owed += len(list(same))
-                if frame is not None:
-                    yield frame.to_ndarray(format="rgb24"), num_owed
-                    num_owed = 0
-            if num_owed:
-                frame = reader.next_good()
-                if frame is None:
-                    raise InputError(
-                        f"{self.source}: no frame of it can be decoded. Convert or download it again.",
-                        path=self.source,
-                    )
-                yield frame.to_ndarray(format="rgb24"), num_owed
+            for number in wanted:
+                found, frame = reader.read(number)
+                yield found, None if frame is None else frame.to_ndarray(format="rgb24")
+            if found < 0 and (frame := reader.next_good()) is not None:
+                yield -1, frame.to_ndarray(format="rgb24")
 
     def _resized(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Upright, and of that (height, width)."""
@@ -120,13 +155,12 @@ class _Reader:
         self._last_number = -1
         self._ahead: tuple[int, VideoFrame] | None = None  # decoded already, for a later question
 
-    def read(self, number: int) -> "tuple[VideoFrame | None, bool]":
-        """The frame of that number, and True; or the last good one before it, if there is one, and False."""
+    def read(self, number: int) -> "tuple[int, VideoFrame | None]":
+        """The frame of that number; or the last good one before it and its number; or -1 and None."""
         self._seek(number)
-        while self._step(number):
-            if self._last_number == number:
-                return self._last, True
-        return self._last, False
+        while self._step(number) and self._last_number < number:
+            pass
+        return self._last_number, self._last
 
     def next_good(self) -> "VideoFrame | None":
         """Any frame later than all that were read."""

@@ -41,7 +41,12 @@ def test_the_frame_that_is_shown_at_a_time_lasts_until_the_next(clip_file: Path)
     assert numbers(opened(clip_file), times) == [0, 0, 1, 1, 1, 100, 100, 199, 199]
 
 
-def test_sparse_frames_are_those_of_a_dense_reading(clip_file: Path) -> None:
+@pytest.mark.parametrize("num_cores", [1, 3])
+def test_sparse_frames_are_those_of_a_dense_reading(
+    clip_file: Path, num_cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of them are decoded at once."""
+    monkeypatch.setattr("qwencli.media.video.num_cores", lambda: num_cores)
     clip = opened(clip_file)
     dense = list(clip.frames(all_times(clip), (48, 80)))
     for places in ([0, 199], [3, 51, 52, 149, 150], [49, 99, 198], [120], [10, 10, 60, 60]):
@@ -171,6 +176,23 @@ def test_frames_that_cannot_be_decoded_are_replaced_by_the_last_good_one(tmp_pat
     assert numbers(clip, [place / 25 for place in range(8, 14)]) == [8, 9, 9, 9, 12, 13]
     assert clip.notes() == (f"{path}: 2 frames cannot be decoded; the last good one stands in place",)
     assert numbers(clip, [10 / 25, 12 / 25]) == [9, 12] or numbers(clip, [10 / 25, 12 / 25]) == [12, 12]
+
+
+def test_among_distant_frames_the_last_good_one_stands_for_a_bad_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though they are decoded at once, and the good one by another decoder."""
+    monkeypatch.setattr("qwencli.media.video.num_cores", lambda: 2)
+    path = encode(tmp_path / "clip.mkv", map(counter, range(60)), codec="mjpeg")
+    data = bytearray(path.read_bytes())
+    starts = [place for place in range(len(data)) if data[place : place + 3] == b"\xff\xd8\xff"]
+    for number in (15, 45):
+        data[starts[number] : starts[number] + 700] = bytes(700)
+    path.write_bytes(data)
+    clip = opened(path)
+    assert numbers(clip, [place / 25 for place in (0, 15, 30, 45)]) == [0, 0, 30, 30]
+    assert clip.notes() == (f"{path}: 2 frames cannot be decoded; the last good one stands in place",)
+    assert numbers(clip, [place / 25 for place in (15, 30, 45)]) == [30, 30, 30]
 
 
 def test_before_the_first_good_frame_the_next_one_stands(tmp_path: Path) -> None:
