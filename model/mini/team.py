@@ -4,16 +4,16 @@ On a CPU two processes of one thread each do twice the work; two threads of one 
 more than one, so small are the products, and wait for each other at each.
 """
 
-import ctypes
 import multiprocessing
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed
 from torch import nn
+
+from qwen35.memory import keep_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,6 @@ class Team:
         for p, gradient, count in zip(parameters, gradients, has_gradient, strict=True):
             p.grad = (gradient / self.size).view_as(p) if count else None
         return said.item()
-
-
-def keep_memory() -> None:
-    """Let the C library keep what tensors free, instead of returning it page by page: a fifth of a step.
-
-    Linux only; elsewhere nothing happens.
-    """
-    if sys.platform == "linux":
-        trim_threshold, mmap_threshold = -1, -3  # names of mallopt(3)
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 1 << 25)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def work_together(size: int, work: Callable[[Team], None]) -> None:

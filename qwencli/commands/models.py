@@ -188,6 +188,7 @@ def pack_model(
     """
     from qwen35.backends.native.quantiser import best_quantiser
     from qwen35.events import Note
+    from qwen35.memory import keep_memory
     from qwen35.weights.pack import Stage, pack
     from qwen35.weights.pack_plan import default_quant
     from qwen35.weights.sources.open import open_source
@@ -203,6 +204,7 @@ def pack_model(
     quant = quant or default_quant(source)
     target = output or folders.models / _packed_name(model, quant)
     quantiser, reason = best_quantiser(folders.cache)
+    keep_memory()
     stdout = standard_output()
     with Aside(Verbosity.NORMAL) as aside:
 

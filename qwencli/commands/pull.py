@@ -137,6 +137,7 @@ class _Pull:
 
     def _fetch(self, hub: Any, repo: "Repo", restart: bool) -> dict[str, Any]:
         from qwen35.backends.native.quantiser import best_quantiser
+        from qwen35.memory import keep_memory
         from qwen35.weights.manifest import is_packed
         from qwen35.weights.pull import pull
         from qwencli.hub import cached_snapshot
@@ -145,6 +146,7 @@ class _Pull:
         if (snapshot := cached_snapshot(hub_cache(), repo.name, repo.commit)) and _is_whole(snapshot):
             return self._pack(snapshot, repo)
         quantiser, reason = best_quantiser(self.folders.cache)
+        keep_memory()
         if reason and not is_packed(self.target):
             self.aside.show(_note(f"no native kernels ({reason}): packing takes several times as long"))
         pulled = pull(

@@ -82,10 +82,17 @@ def _blocks(type_name: str, rows: Octets) -> Octets:
 
 
 def _q4_0(rows: Octets) -> Grouped:
-    blocks = _blocks("Q4_0", rows)
-    q = _halves(blocks[..., 2:])
-    q -= np.uint8(8)
-    return Grouped(q.reshape(len(rows), -1).view(np.int8), _fp16(blocks[..., :2])[..., 0])
+    """In long strides: this is what most files hold, and what is packed as fast as the disk gives it."""
+    N, K = len(rows), rows.shape[1] // 18 * 32
+    halves = rows.view("<u2").reshape(N, K // 32, 9)  # a scale, and 16 bytes of two numbers each
+    packed = np.ascontiguousarray(halves[..., 1:]).view("<u8")
+    q = np.empty((N, K // 32, 2), np.complex128)  # of 16 bytes each, to be copied in one piece
+    for part, numbers in enumerate((packed, packed >> np.uint64(4))):
+        numbers &= np.uint64(0x0F0F0F0F0F0F0F0F)
+        q[..., part] = numbers.view(np.complex128)[..., 0]
+    octets = q.view(np.uint8).reshape(N, K)
+    octets -= np.uint8(8)
+    return Grouped(octets.view(np.int8), halves[..., 0].view("<f2").astype(np.float32))
 
 
 def _q4_1(rows: Octets) -> Floats:
