@@ -27,11 +27,15 @@ Origin = Literal["built-in", "data folder", "Hugging Face cache", "LM Studio", "
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """`folder` is a file where the model is one: GGUF, which has to be packed first."""
+    """`folder` is a file where the model is one: GGUF, which has to be packed first.
+
+    `mmproj` is the file with its vision part, where the store that it is in tells of one.
+    """
 
     name: str
     folder: Path
     origin: Origin
+    mmproj: Path | None = None
 
 
 def built_in_folder(name: str = BUILT_IN) -> Path:
@@ -176,8 +180,8 @@ def _in_other_stores() -> Iterator[KnownModel]:
 
     for name, path in lm_studio_files():
         yield KnownModel(name, path, "LM Studio")
-    for name, path in ollama_files():
-        yield KnownModel(name, path, "Ollama")
+    for name, path, mmproj in ollama_files():
+        yield KnownModel(name, path, "Ollama", mmproj)
 
 
 def _in_hub_cache() -> Iterator[KnownModel]:

@@ -12,13 +12,14 @@ from qwen35.weights.pack_plan import default_quant, plan_pack
 from qwen35.weights.packed import open_manifest, packed_config
 from qwen35.weights.plan import forecast, forecast_of
 from qwen35.weights.recipe import QUANTS, Quant
+from qwen35.weights.remote_errors import KEPT
 from qwen35.weights.source import Source
 from qwen35.weights.sources.open import open_source
 from qwen35.weights.sources.safetensors import source_of
 from qwencli.errors import UsageError
 from qwencli.folders import Folders
 from qwencli.hub import Access, Wanted, parse_name
-from qwencli.known_models import find_model
+from qwencli.known_models import KnownModel, find_model
 from qwencli.settings import own_models
 
 
@@ -45,7 +46,7 @@ def find_subject(name: str, folders: Folders, on_fetch: Callable[[], None]) -> S
     text, _, ending = name.rpartition(":")
     quant = _quant(ending) if text else None
     try:
-        here = _of_path(name, find_model(text if quant else name, folders).folder, quant)
+        here = _of_known(name, find_model(text if quant else name, folders), quant)
         if quant in (None, here.manifest.quant):
             return here
     except CheckpointError:
@@ -58,7 +59,7 @@ def find_subject(name: str, folders: Folders, on_fetch: Callable[[], None]) -> S
         release = find_release(wanted.repo)
         if release is None or release.form != "bf16":
             raise
-        return _of_release(release, wanted.quant, f"the hub was not asked: {error}")
+        return _of_release(release, wanted.quant, f"the hub was not asked: {str(error).removesuffix(KEPT)}")
 
 
 def _wanted(name: str, folders: Folders) -> Wanted:
@@ -77,11 +78,11 @@ def of_size(size: str, quant: Quant = "q4") -> tuple[Manifest, ModelConfig]:
     return forecast(config, quant), config
 
 
-def _of_path(name: str, path: Path, quant: Quant | None) -> Subject:
-    if is_packed(path):
-        manifest = open_manifest(path)
-        return Subject(name, manifest, packed_config(path, manifest), "its manifest")
-    source = open_source(path)
+def _of_known(name: str, model: KnownModel, quant: Quant | None) -> Subject:
+    if is_packed(model.folder):
+        manifest = open_manifest(model.folder)
+        return Subject(name, manifest, packed_config(model.folder, manifest), "its manifest")
+    source = open_source(model.folder, model.mmproj)
     return _of_source(name, source, quant or default_quant(source), "the headers of its files")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 GGUF_ARCHITECTURES = ("qwen35", "qwen35moe")
 
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
+_OLLAMA_VISION = "application/vnd.ollama.image.projector"
 
 
 def user_home() -> Path:
@@ -24,17 +25,19 @@ def lm_studio_files() -> Iterator[tuple[str, Path]]:
                 yield f"lmstudio/{path.relative_to(models).with_suffix('').as_posix()}", path
 
 
-def ollama_files() -> Iterator[tuple[str, Path]]:
-    """Names and paths: MODELS/manifests/HOST/OWNER/NAME/TAG says which of MODELS/blobs it is."""
+def ollama_files() -> Iterator[tuple[str, Path, Path | None]]:
+    """Names and paths, of the vision part too, where it is a file of its own: MODELS/manifests/HOST/OWNER/
+    NAME/TAG says which of MODELS/blobs they are."""
     own = os.environ.get("OLLAMA_MODELS")
     folders = (
         [Path(own)] if own else [user_home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
     )
     for models in folders:
         for manifest in sorted(models.glob("manifests/*/*/*/*")):
-            if path := _blob(models, manifest):
+            if path := _blob(models, manifest, _OLLAMA_MODEL):
                 owner, name, tag = manifest.parts[-3:]
-                yield f"ollama/{'' if owner == 'library' else f'{owner}/'}{name}:{tag}", path
+                full_name = f"ollama/{'' if owner == 'library' else f'{owner}/'}{name}:{tag}"
+                yield full_name, path, _blob(models, manifest, _OLLAMA_VISION)
 
 
 def _lm_studio_folders() -> list[Path]:
@@ -45,11 +48,11 @@ def _lm_studio_folders() -> list[Path]:
     return list(dict.fromkeys(home / "models" for home in homes))
 
 
-def _blob(models: Path, manifest: Path) -> Path | None:
-    """The file of the weights; None where the manifest names none that is there."""
+def _blob(models: Path, manifest: Path, media_type: str) -> Path | None:
+    """The file of that type; None where the manifest names none that is there."""
     try:
         layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
-        digest = next(str(layer["digest"]) for layer in layers if layer["mediaType"] == _OLLAMA_MODEL)
+        digest = next(str(layer["digest"]) for layer in layers if layer["mediaType"] == media_type)
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return None
     path = models / "blobs" / digest.replace(":", "-")

@@ -200,7 +200,7 @@ def pack_model(
 
     folders = Folders.locate(os.environ)
     model = find_model(name, folders)
-    source = open_source(model.folder)
+    source = open_source(model.folder, model.mmproj)
     quant = quant or default_quant(source)
     target = output or folders.models / _packed_name(model, quant)
     quantiser, reason = best_quantiser(folders.cache)

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Invoke
+from tests.model.weights.sources.gguf_writing import matrices_in, write_gguf, write_mmproj
+from tests.model.weights.sources.mini import mini_arrays
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 DIGEST = "sha256:" + "ab" * 32
 
 
@@ -83,3 +86,27 @@ def test_another_folder_of_ollama_is_found_by_its_variable(
     assert "ollama" not in invoke("models", "ls").out
     monkeypatch.setenv("OLLAMA_MODELS", str(stores / "elsewhere"))
     assert "ollama/qwen3.5:35b" in invoke("models", "ls").out
+
+
+def test_what_sees_lies_beside_it_in_a_blob_of_its_own(invoke: Invoke, stores: Path) -> None:
+    """The manifest names it; the picture is described as by the model that both were written from."""
+    models = stores / ".ollama" / "models"
+    vision = "sha256:" + "cd" * 32
+    write_gguf(Path("mini.gguf"), mini_arrays(), matrices_in("Q8_0"))
+    write_mmproj(Path("vision.gguf"), mini_arrays())
+    for name, digest in (("mini.gguf", DIGEST), ("vision.gguf", vision)):
+        Path(name).rename(models / "blobs" / digest.replace(":", "-"))
+    layers = [
+        {"mediaType": "application/vnd.ollama.image.projector", "digest": vision},
+        {"mediaType": "application/vnd.ollama.image.model", "digest": DIGEST},
+    ]
+    manifest = models / "manifests" / "registry.ollama.ai" / "library" / "qwen3.5" / "35b"
+    manifest.write_text(json.dumps({"layers": layers}))
+
+    result = invoke("models", "pack", "ollama/qwen3.5:35b", "-o", "packed")
+
+    assert (result.code, result.err) == (0, "")
+    question = (EXAMPLES / "shapes.png", "describe", "-q")
+    answer = invoke("ask", "-m", "packed", "--temperature", "0", *question)
+    assert (answer.code, answer.out) == (0, invoke("ask", "-m", "mini", *question).out)
+    assert json.loads(invoke("plan", "ollama/qwen3.5:35b", "--json").out)

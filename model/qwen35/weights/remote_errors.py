@@ -8,6 +8,7 @@ from qwen35.errors import NetworkError
 if TYPE_CHECKING:
     import httpx
 
+KEPT = " What has come so far is kept."  # of a pull
 _MAY_GET_BETTER = (408, 425, 429, 500, 502, 503, 504)
 _LOG_IN = "create a token in your account's settings, then run `hf auth login` or set HF_TOKEN"
 
@@ -60,7 +61,7 @@ def refused_by_storage(response: "httpx.Response", where: str) -> Exception:
     what = f"{response.request.url.host} answered {response.status_code} {response.reason_phrase}"
     if response.status_code in (*_MAY_GET_BETTER, 400, 401, 403, 410):
         return Retry(what, _retry_after(response))
-    return NetworkError(f"{where}: {what}. What has come so far is kept.", path=where)
+    return NetworkError(f"{where}: {what}.{KEPT}", path=where)
 
 
 def no_json(repo: str, response: "httpx.Response") -> NetworkError:
@@ -99,7 +100,7 @@ def unreachable(where: str, error: Exception) -> NetworkError:
     elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         proxies = sorted(set(getproxies().values()))
         advice = f"Is the proxy right ({proxies[0]})?" if proxies else "Is there a network?"
-        advice += " What has come so far is kept."
+        advice += KEPT
     else:
         advice = "What has come so far is kept: run the same command again later."
     return NetworkError(f"{where}: cannot be fetched ({reason}). {advice}", path=where)

@@ -122,9 +122,10 @@ def find_mmproj(model: Path) -> Path | None:
     )
 
 
-def open_gguf(path: Path) -> Source:
-    """The model of which `path` is the file, or one of the files. Raises CheckpointError."""
-    return gguf_source(path, find_mmproj(path))
+def open_gguf(path: Path, mmproj: Path | None = None) -> Source:
+    """The model of which `path` is the file, or one of the files, with what sees: `mmproj`, or the file that
+    lies beside it. Raises CheckpointError."""
+    return gguf_source(path, mmproj or find_mmproj(path))
 
 
 def gguf_source(

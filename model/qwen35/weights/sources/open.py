@@ -12,11 +12,14 @@ from qwen35.weights.sources.safetensors import source_of
 from qwen35.weights.sources.versions import file_versions
 
 
-def open_source(path: Path) -> Source:
-    """Read headers and config alone. Raises CheckpointError for what is not whole, not known, or packed."""
+def open_source(path: Path, mmproj: Path | None = None) -> Source:
+    """Read headers and config alone. Raises CheckpointError for what is not whole, not known, or packed.
+
+    `mmproj`: of a GGUF file, what holds its vision part where that does not lie beside it under such a name.
+    """
     path = path.expanduser()
     if path.is_file() and (path.suffix == ".gguf" or is_gguf(path)):
-        return open_gguf(path)
+        return open_gguf(path, mmproj)
     if path.is_dir():
         if is_packed(path):
             raise CheckpointError(
