@@ -14,8 +14,9 @@ from pathlib import Path
 
 from benchmarks.harness import markdown
 from qwen35.weights.packed import open_manifest, packed_config
-from qwen35.weights.plan import KV_DTYPE, expected_speed, plan_memory
+from qwen35.weights.plan import KV_DTYPE, expected_speed, needs_disk, plan_memory
 from qwencli.bandwidth import decode_bytes
+from qwencli.disk_speed import disk_speed
 from qwencli.folders import Folders
 from qwencli.known_models import find_model
 
@@ -52,7 +53,7 @@ def compare(name: str, ram: int | None) -> tuple[str, ...]:
         config,
         decode_bytes(manifest, config, num_context, KV_DTYPE),
         measured["bandwidth_bytes_per_s"],
-        None,
+        disk_speed(folder) if needs_disk(planned) else None,
     )
     rate = measured["decode_tokens_per_s"]
     return (
@@ -60,7 +61,7 @@ def compare(name: str, ram: int | None) -> tuple[str, ...]:
         f"{memory / 1e6:,.0f} MB",
         f"{peak / 1e6:,.0f} MB",
         f"{memory / peak - 1:+.0%}",
-        f"{speed.low:.1f}",
+        f"{speed.low:.1f}" if speed.low == speed.high else f"{speed.low:.1f} to {speed.high:.1f}",
         f"{rate:.1f} ({measured['bandwidth_bytes_per_s'] / 1e9:.1f} GB/s)",
         f"{speed.low / rate - 1:+.0%}",
     )
