@@ -13,6 +13,7 @@ from qwen35.memory import total_memory
 from qwen35.messages import ImagePart, Message, Part, Sampling, TextPart, VideoPart
 from qwen35.processing.image import TokenBounds
 from qwen35.processing.processor import Processor
+from qwen35.weights.manifest import is_packed
 from qwencli.errors import UsageError
 from qwencli.machine import free_disk
 from qwencli.media.attach import Attachment
@@ -77,7 +78,7 @@ def states_of(settings: Settings, folder: Path, *, is_private: bool) -> "States"
 
 def open_processor(folder: Path) -> Processor:
     """What turns messages into tokens, without the model."""
-    return Processor.from_folder(folder)
+    return replace(Processor.from_folder(folder), is_packed=is_packed(folder))
 
 
 def plan(
@@ -142,15 +143,20 @@ def _image_bounds(processor: Processor, settings: Settings) -> TokenBounds | Non
     own, asked = processor.image.bounds, settings.image_tokens
     if asked.maximum is not None:
         return TokenBounds(asked.minimum or min(own.min, asked.maximum), asked.maximum)
-    if asked.is_capped and own.max > CPU_IMAGE_TOKENS and not _runs_on_cuda(settings.device):
+    if asked.is_capped and own.max > CPU_IMAGE_TOKENS and not _runs_on_cuda(processor, settings.device):
         return TokenBounds(min(own.min, CPU_IMAGE_TOKENS), CPU_IMAGE_TOKENS)
     return None
 
 
-def _runs_on_cuda(device: str) -> bool:
-    """Where `device` leads, told without the seconds that the import of torch takes."""
+def _runs_on_cuda(processor: Processor, device: str) -> bool:
+    """Where `device` leads; a packed model to the kernels for CPUs, unless it is told otherwise."""
     if device != "auto":
         return device == "cuda"
+    return not processor.is_packed and _may_have_cuda()
+
+
+def _may_have_cuda() -> bool:
+    """Told without the seconds that the import of torch takes."""
     has_driver = Path("/proc/driver/nvidia/version").exists() or os.name == "nt"
     return has_driver and not version("torch").endswith("+cpu")
 
@@ -179,7 +185,11 @@ def _with_capped_clips(
     notify: Callable[[str], None],
 ) -> tuple[Message, ...]:
     """`messages` with a bound for clips that would take long on a CPU; a note where one is new among them."""
-    if processor.video is None or not settings.video_tokens.is_capped or _runs_on_cuda(settings.device):
+    if (
+        processor.video is None
+        or not settings.video_tokens.is_capped
+        or _runs_on_cuda(processor, settings.device)
+    ):
         return messages
     new = {id(part.clip) for item in attachments for part in item.parts if isinstance(part, VideoPart)}
     wanted = 0

@@ -197,6 +197,21 @@ def test_pictures_are_capped_on_a_cpu_with_one_note(
     assert json.loads(invoke(*arguments, "--device", "cuda").out)["usage"]["image_tokens"] == 132
 
 
+def test_beside_a_gpu_pictures_of_a_packed_model_are_capped_all_the_same(
+    invoke: Invoke, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs on the kernels for CPUs unless it is told otherwise."""
+    monkeypatch.setattr("qwencli.runtime._may_have_cuda", lambda: True)
+    monkeypatch.setattr("qwencli.runtime.CPU_IMAGE_TOKENS", 16)
+    Image.new("RGB", (1000, 1000)).save("a.png")
+    assert invoke("models", "pack", model_folder, "-o", "packed").code == 0
+    tokens = {}
+    for model in (model_folder, "packed"):
+        record = json.loads(invoke("ask", "-m", model, "--dry-run", "--json", "a.png", "describe").out)
+        tokens[model] = record["usage"]["image_tokens"]
+    assert tokens == {model_folder: 64, "packed": 16}
+
+
 def test_quiet_leaves_nothing_but_the_answer(invoke: Invoke, model_folder: Path) -> None:
     result = invoke("ask", "-m", model_folder, "hello", "--max-tokens", 2, "-q")
     assert (result.code, result.err) == (7, "")

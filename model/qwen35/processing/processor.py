@@ -80,13 +80,17 @@ class ModelInput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Processor:
-    """`template` is None for base models, `image` and `video` for models of text alone."""
+    """`template` is None for base models, `image` and `video` for models of text alone.
+
+    `is_packed`: whether the model that this is for is, which kernels for CPUs run.
+    """
 
     config: ModelConfig
     tokenizer: Tokenizer
     template: ChatTemplate | None
     image: ImageProcessor | None
     video: VideoProcessor | None = None
+    is_packed: bool = False
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Processor":
