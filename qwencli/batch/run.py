@@ -134,6 +134,8 @@ class Batch:
         free, ram = available_memory(), self.preparer.settings.ram
         if ram is not None:
             free = min(free, max(0, ram - resident_memory()))
+        if (room := engine.backend.device_room()) is not None:
+            free = min(free, room)
         return batching.rows_that_fit(engine, num_tokens, free // _SHARE)
 
     def _fail(self, record: Record, error: Exception) -> None:

@@ -428,3 +428,11 @@ def test_text_around_pictures_is_shared(batch: Invoke, scans: Path) -> None:
     cached = [line["usage"]["cached_tokens"] for line in records(OUT).values() if not line["error"]]
     assert sorted(cached)[0] == 0
     assert sorted(cached)[1] > 50
+
+
+def test_rows_fit_into_the_device_that_their_states_are_brought_to(
+    batch: Invoke, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "rows    1 at" not in batch(scans, ASK, "-o", OUT, "-v").err
+    monkeypatch.setattr("qwen35.backends.native.backend.NativeBackend.device_room", lambda self: 1000)
+    assert "rows    1 at" in batch(scans, ASK, "-o", "again.jsonl", "-v").err

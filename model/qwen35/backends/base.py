@@ -51,6 +51,10 @@ class Backend(Protocol):
         """The same of whole layers."""
         ...
 
+    def device_room(self) -> int | None:
+        """Free bytes of the device that states are brought to at each step; None where that is memory."""
+        ...
+
     def close(self) -> None:
         """End threads and files that the backend has of its own; it is not used again."""
         ...

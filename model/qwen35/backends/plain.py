@@ -68,6 +68,9 @@ class PlainBackend:
             f"plain-2 torch {torch.__version__} {self.device} {self.dtype} {parts} {quant}".rstrip()
         )
 
+    def device_room(self) -> int | None:
+        return int(torch.cuda.mem_get_info(self.device)[0]) if self.device.type == "cuda" else None
+
     def close(self) -> None:
         pass
 

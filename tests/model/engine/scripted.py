@@ -39,6 +39,9 @@ class ScriptedBackend:
     def new_state(self) -> ModelState:
         return ModelState(self.config.text, "bfloat16")
 
+    def device_room(self) -> int | None:
+        return None
+
     def close(self) -> None:
         pass
 

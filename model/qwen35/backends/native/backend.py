@@ -73,6 +73,9 @@ class NativeBackend:
         """What the layers have cost that are not in memory; None where all of them are."""
         return self._stream.use if self._stream else None
 
+    def device_room(self) -> int | None:
+        return None
+
     def close(self) -> None:
         for reading in (self._store, self._stream):
             if reading:
