@@ -98,8 +98,8 @@ def load_engine(
             return Engine(backend, processor, defaults, grammars, states_of_it, speculating)
         if on_note:
             on_note(f"no native kernels ({reason}): {folder.name} is unpacked and runs on torch, slowly")
-    elif load != "auto" and on_note:
-        on_note(f"--load {load}: for packed models alone; {folder.name} is read into memory")
+    elif on_note:
+        _note_what_torch_leaves(folder, load, speculate, on_note)
 
     import torch
 
@@ -142,6 +142,18 @@ def load_engine(
     plain = PlainBackend(model, quant_name)
     weights_name = fingerprint(folder) if states else ""
     return Engine(plain, processor, defaults, grammars, _cache(weights_name, plain, processor, states))
+
+
+def _note_what_torch_leaves(
+    folder: Path, load: LoadMode, speculate: Speculate, on_note: Callable[[str], None]
+) -> None:
+    """What the user asked for that is not done there, and what a packed model becomes."""
+    if is_packed(folder):
+        on_note(f"{folder.name} is unpacked for the GPU: it takes up to four times its size there")
+    if load != "auto":
+        on_note(f"--load {load}: for packed models on the CPU alone; {folder.name} is read into memory")
+    if isinstance(speculate, int) and speculate:
+        on_note(f"--speculate {speculate}: for packed models on the CPU alone; nothing is drafted")
 
 
 def _expert_store(
