@@ -59,6 +59,8 @@ class VideoClip:
     def frames(self, times: Sequence[float], size: tuple[int, int]) -> Iterator[np.ndarray]:
         """As `messages.Clip` has it."""
         wanted = [self.index.timeline.at(time) for time in times]
+        if not wanted:
+            return
         shares = self._shares(sorted({*wanted}))
         with ExitStack() as stack:
             # Resized on this side of the threads, while those decode on.
