@@ -4,7 +4,7 @@ An open clip holds no decoder: each reading opens the file anew, seeks where fra
 keeps no more than a few frames.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from itertools import groupby
@@ -61,17 +61,16 @@ class VideoClip:
         wanted = [self.index.timeline.at(time) for time in times]
         if not wanted:
             return
-        shares = self._shares(sorted({*wanted}))
         with ExitStack() as stack:
             # Resized on this side of the threads, while those decode on.
-            reads = [
-                stack.enter_context(closing(watched(self.source, partial(self._read, sorted(share)))))
-                for share in shares
-            ]
+            reader_of: dict[int, Iterator[tuple[int, np.ndarray | None]]] = {}
+            for share in self._shares(sorted({*wanted})):
+                read = stack.enter_context(closing(watched(self.source, partial(self._read, share))))
+                reader_of |= dict.fromkeys(share, read)
             last_number, picture = -1, None
             num_owed = 0  # pictures asked for before there was a good one
             for number, same in groupby(wanted):
-                found, pixels = next(reads[next(i for i, share in enumerate(shares) if number in share)])
+                found, pixels = next(reader_of[number])
                 if found != number:
                     self._bad.add(number)
                 if pixels is not None and found > last_number:  # else the last good one stands in place
@@ -81,9 +80,10 @@ class VideoClip:
                     yield from [picture] * num_owed
                     num_owed = 0
             if num_owed:
-                yield from [self._resized(self._later(reads), size)] * num_owed
+                later = self._later(dict.fromkeys(reader_of.values()))
+                yield from [self._resized(later, size)] * num_owed
 
-    def _shares(self, wanted: Sequence[int]) -> list[set[int]]:
+    def _shares(self, wanted: Sequence[int]) -> list[list[int]]:
         """Frames that are decoded one after another, in a thread each: of small ones far apart.
 
         Decoders of larger ones have threads of their own.
@@ -93,20 +93,18 @@ class VideoClip:
         is_far_apart = self.index.stamps is not None and len(wanted) < 2 * (seeks[-1] + 1)
         is_large = self.height * self.width > _PIXELS_FOR_THREADS
         count = min(num_cores(), _MOST_READERS) if is_far_apart and not is_large else 1
-        shares: list[set[int]] = [set() for _ in range(count)]
+        shares: list[list[int]] = [[] for _ in range(count)]
         for number, seek in zip(wanted, seeks.tolist(), strict=True):
-            shares[seek % count].add(number)
+            shares[seek % count].append(number)
         return [share for share in shares if share]
 
-    def _later(self, reads: Sequence[Iterator[tuple[int, np.ndarray | None]]]) -> np.ndarray:
+    def _later(self, reads: Iterable[Iterator[tuple[int, np.ndarray | None]]]) -> np.ndarray:
         """Any good frame, where all that were asked for are bad, which `reads` yield then."""
         for read in reads:
             for _, pixels in read:
                 if pixels is not None:
                     return pixels
-        raise InputError(
-            f"{self.source}: no frame of it can be decoded. Convert or download it again.", path=self.source
-        )
+        raise _undecodable(self.source)
 
     def notes(self) -> tuple[str, ...]:
         if not self._bad:
@@ -245,6 +243,10 @@ class _Reader:
         return last + 1 if frame.pts is None else self._index.number_of(frame.pts)
 
 
+def _undecodable(name: str) -> InputError:
+    return InputError(f"{name}: no frame of it can be decoded. Convert or download it again.", path=name)
+
+
 def _display_matrix(frame: "VideoFrame") -> bytes | None:
     """As the container has it: how the frame is to be turned."""
     found = frame.side_data.get("DISPLAYMATRIX")
@@ -322,10 +324,7 @@ def _with_first_frame(source: FileSource, stream: int, index: FrameIndex, beat: 
     with open_container(source) as container:
         frame = _Reader(container, stream, index, frozenset([0]), beat).next_good()
         if frame is None:
-            raise InputError(
-                f"{source.name}: no frame of it can be decoded. Convert or download it again.",
-                path=source.name,
-            )
+            raise _undecodable(source.name)
         turn = Turn.from_matrix(_display_matrix(frame))
         shape = container.streams[stream].sample_aspect_ratio or 1  # of a pixel: width to height
         size = turn.turned((frame.height, max(1, round(frame.width * shape))))

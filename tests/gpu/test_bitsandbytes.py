@@ -1,6 +1,5 @@
 """Linear layers of 4 and 8 bits on a CUDA device."""
 
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,12 @@ from qwen35.backends.plain import PlainBackend
 from qwen35.engine.load import load_engine
 from qwen35.engine.request import Request
 from qwen35.events import Finished
-from qwen35.weights.bitsandbytes_linear import import_bitsandbytes, quantised_linear
+from qwen35.weights.bitsandbytes_linear import quantised_linear
 from qwen35.weights.placement_torch import TorchQuant, is_quantised, place_torch
 from tests.gpu.running import input_of, load, prefill
 from tests.model.cache.asking import GREEDY, picture, user
 from tests.model.reference import PROMPTS
+from tests.model.weights.rounding import stands_for, with_rounded_weights
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
@@ -71,17 +71,9 @@ def logits(backend: PlainBackend) -> np.ndarray:
 @pytest.mark.parametrize("quant", QUANTS)
 def test_the_network_is_that_of_the_rounded_weights(folder: Path, quant: TorchQuant, device: str) -> None:
     exact, ours = load(folder, device), rounded(folder, quant, device)
-    bnb = import_bitsandbytes()
-    meant = copy.deepcopy(exact.model)  # with the weights that the quantised ones stand for
     for name, parameter in ours.model.named_parameters():
         assert parameter.device.type == device, name
-        expected = meant.get_parameter(name)
-        if not is_quantised(name):
-            assert torch.equal(parameter, expected), name
-        elif quant == "nf4":
-            expected.copy_(bnb.functional.dequantize_4bit(parameter.data, parameter.quant_state))
-        else:
-            expected.copy_(parameter.data * parameter.SCB[:, None] / 127)
+    meant = with_rounded_weights(exact.model, ours.model, quant)
     found, intended = logits(ours), logits(PlainBackend(meant))
     assert np.array_equal(logits(ours), found)
     assert not np.array_equal(found, logits(exact))
@@ -92,17 +84,11 @@ def test_the_network_is_that_of_the_rounded_weights(folder: Path, quant: TorchQu
 def test_weights_are_rounded_as_on_a_cpu(tiny_folder: Path, quant: TorchQuant, device: str) -> None:
     """Codes may differ where a weight lies between two of them; what they stand for may not."""
     here, on_cpu = rounded(tiny_folder, quant, device), rounded(tiny_folder, quant, "cpu")
-    bnb = import_bitsandbytes()
     for name, parameter in here.model.named_parameters():
         if not is_quantised(name):
             continue
-        other = on_cpu.model.get_parameter(name)
-        if quant == "nf4":
-            ours = bnb.functional.dequantize_4bit(parameter.data, parameter.quant_state).cpu()
-            theirs = bnb.functional.dequantize_4bit(other.data, other.quant_state)
-        else:
-            ours = (parameter.data * parameter.SCB[:, None] / 127).cpu()
-            theirs = other.data * other.SCB[:, None] / 127
+        ours = stands_for(parameter, quant).cpu()
+        theirs = stands_for(on_cpu.model.get_parameter(name), quant)
         assert (ours - theirs).norm() <= 0.01 * theirs.norm(), name
 
 

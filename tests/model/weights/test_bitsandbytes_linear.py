@@ -1,6 +1,5 @@
 """bitsandbytes' linear layers, quantised piece by piece, alone and in the network."""
 
-import copy
 import sys
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from qwen35.config import ModelConfig
 from qwen35.errors import DoesNotFit
 from qwen35.weights.bitsandbytes_linear import import_bitsandbytes, numerics_of, quantised_linear
 from qwen35.weights.load import load_model
-from qwen35.weights.placement_torch import TorchQuant, is_quantised, place_torch
+from qwen35.weights.placement_torch import TorchQuant, place_torch
 from tests.model.reference import DENSE, MOE, Shape
 from tests.model.weights.packing import tiny_checkpoint
+from tests.model.weights.rounding import with_rounded_weights
 
 QUANTS: tuple[TorchQuant, ...] = ("nf4", "int8")
 # Of a product of random numbers, to its norm: 4 bits in blocks of 64, 8 bits a row on both sides.
@@ -76,16 +76,7 @@ def test_the_network_is_that_of_the_rounded_weights(tmp_path: Path, shape: Shape
         dtype=torch.float32,
         place=lambda found: place_torch(found, "float32", ram=1 << 40, quant=quant),
     )
-    bnb = import_bitsandbytes()
-    meant = copy.deepcopy(exact)  # the network with the weights that the quantised ones stand for
-    for name, parameter in rounded.named_parameters():
-        expected = meant.get_parameter(name)
-        if not is_quantised(name):
-            assert torch.equal(parameter, expected), name
-        elif quant == "nf4":
-            expected.copy_(bnb.functional.dequantize_4bit(parameter.data, parameter.quant_state))
-        else:
-            expected.copy_(parameter.data * parameter.SCB[:, None] / 127)
+    meant = with_rounded_weights(exact, rounded, quant)
 
     def logits(backend: PlainBackend) -> np.ndarray:
         state = backend.new_state()
