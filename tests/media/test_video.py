@@ -2,7 +2,7 @@
 
 import threading
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -12,6 +12,7 @@ from qwen35.errors import InputError
 from qwen35.processing.resize import resize_frame
 from qwencli.media.frame_index import FrameIndex
 from qwencli.media.upright import Turn
+from qwencli.media.watchdog import watched as watched_work
 from tests.media.clips import COLOURS, all_times, colours_of, counter, encode, number_of, numbers, opened
 
 
@@ -53,6 +54,30 @@ def test_sparse_frames_are_those_of_a_dense_reading(
         sparse = list(clip.frames([place / 25 for place in places], (48, 80)))
         for place, frame in zip(places, sparse, strict=True):
             np.testing.assert_array_equal(frame, dense[place])
+
+
+def test_distant_frames_are_decoded_at_once_and_none_twice(
+    clip_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that follow one key frame by one reader; near ones by a single one."""
+    monkeypatch.setattr("qwencli.media.video.num_cores", lambda: 3)
+    clip = opened(clip_file)
+    clip.index = watched = Watched(**{name: getattr(clip.index, name) for name in clip.index.__slots__})
+    readers: list[str] = []
+
+    def counted(name: str, produce: Any) -> Any:
+        readers.append(name)
+        return watched_work(name, produce)
+
+    monkeypatch.setattr("qwencli.media.video.watched", counted)
+    keys = watched.keys.tolist()
+    assert len(keys) > 3
+    for wanted, num_readers in (([*keys[:2], keys[1] + 10, *keys[2:]], 3), (range(0, 200, 5), 1)):
+        watched.decoded.clear()
+        readers.clear()
+        assert numbers(clip, [number / 25 for number in wanted]) == [*wanted]
+        assert len(readers) == num_readers
+        assert len(watched.decoded) == len({*watched.decoded})
 
 
 def test_distant_frames_are_sought(clip_file: Path) -> None:

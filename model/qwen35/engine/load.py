@@ -98,8 +98,6 @@ def load_engine(
             return Engine(backend, processor, defaults, grammars, states_of_it, speculating)
         if on_note:
             on_note(f"no native kernels ({reason}): {folder.name} is unpacked and runs on torch, slowly")
-    elif on_note:
-        _note_what_torch_leaves(folder, load, speculate, on_note)
 
     import torch
 
@@ -113,6 +111,8 @@ def load_engine(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise DoesNotFit("--device cuda: torch finds no CUDA device here. Use --device cpu.")
+    if on_note:
+        _note_what_torch_leaves(folder, device, load, speculate, on_note)
     quant_name = numerics_of(quant) if quant else ""
     gpu_bytes = 0
     if device == "cuda":
@@ -145,10 +145,10 @@ def load_engine(
 
 
 def _note_what_torch_leaves(
-    folder: Path, load: LoadMode, speculate: Speculate, on_note: Callable[[str], None]
+    folder: Path, device: str, load: LoadMode, speculate: Speculate, on_note: Callable[[str], None]
 ) -> None:
-    """What the user asked for that is not done there, and what a packed model becomes."""
-    if is_packed(folder):
+    """What the user asked for that is not done there, and what a packed model becomes on a GPU."""
+    if is_packed(folder) and device == "cuda":
         on_note(f"{folder.name} is unpacked for the GPU: it takes up to four times its size there")
     if load != "auto":
         on_note(f"--load {load}: for packed models on the CPU alone; {folder.name} is read into memory")
