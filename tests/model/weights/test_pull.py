@@ -6,15 +6,17 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from qwen35.errors import CheckpointError, NetworkError, UnwritableError
-from qwen35.weights import remote, remote_ahead
+from qwen35.weights import pull_run, remote, remote_ahead
 from qwen35.weights.checkpoint import INDEX
 from qwen35.weights.manifest import MANIFEST, Manifest, read_manifest
 from qwen35.weights.pack import pack
@@ -207,15 +209,26 @@ def test_a_wrong_byte_in_a_small_file_is_found(site: Site, source: Path, tmp_pat
         fetch(site, tmp_path / "out")
 
 
+class AtOnce(ThreadPoolExecutor):
+    """Packs what it is given before it returns: a pull is then as far as what has come."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: object, **kwargs: object) -> "Future[Any]":
+        packed = super().submit(fn, *args, **kwargs)
+        packed.exception()
+        return packed
+
+
 def interrupt(site: Site, target: Path, after: int) -> None:
-    """Stop a pull in this process when so many bytes have come."""
+    """Stop a pull in this process when so many bytes have come, and all of them are packed and written."""
 
     def stop(stage: str, done: int, total: int) -> None:
         if stage == "fetching" and done >= after:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        fetch(site, target, on_progress=stop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pull_run, "ThreadPoolExecutor", AtOnce)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(site, target, on_progress=stop)
 
 
 def test_ctrl_c_keeps_what_has_come(site: Site, expected: dict[str, bytes], tmp_path: Path) -> None:
