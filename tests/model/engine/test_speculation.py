@@ -1,6 +1,7 @@
 """Speculation changes no token of an answer: greedy, sampled, restored, with experts on the disk."""
 
 import json
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from qwen35.backends.native.backend import NativeBackend
-from qwen35.engine.engine import HEARD_TOKENS, Engine
+from qwen35.engine.engine import HEARD_TOKENS, Engine, prepare
 from qwen35.engine.request import Grammar, Request, SamplingOverrides
 from qwen35.engine.speculation import MOST_DRAFTS, Costs, Speculate, Speculating
 from qwen35.events import Finished, Prefilled
@@ -55,6 +56,51 @@ def test_answers_are_the_same_token_by_token(tmp_path: Path, kind: str) -> None:
                 assert 0 <= got.speculated.accepted <= got.speculated.drafted
     assert accepted > 0
     other.close()
+
+
+def test_what_is_drawn_with_drafts_follows_the_models_own_law() -> None:
+    """Pearson's test of many answers' first three tokens, against the products of their probabilities."""
+    temperature, top_k, count = 6.0, 3, 600
+    engine = with_drafts(engine_of(MINI), 2)
+    sampling = SamplingOverrides(temperature=temperature, top_k=top_k, top_p=1.0, presence_penalty=0.0)
+    asked = Request((user("What is 2 + 2?"),), sampling=sampling, max_tokens=3)
+    prompt = prepare(engine.processor, asked)
+
+    def law(logits: np.ndarray) -> dict[int, float]:
+        best = np.argsort(-logits)[:top_k].tolist()
+        weights = np.exp((logits[best] - logits[best[0]]).astype(float) / temperature)
+        return dict(zip(best, (weights / weights.sum()).tolist(), strict=True))
+
+    stops = engine.defaults.stop_ids  # which end an answer, and are no part of it
+    expected: dict[tuple[int, ...], float] = defaultdict(float)
+    state = engine.backend.new_state()
+    logits = engine.backend.prefill(state, prompt.ids, prompt.position_ids, None)
+    for first, p in law(logits).items():
+        after_first = state.fork()
+        for second, q in law(engine.backend.decode([after_first], np.array([first]))[0]).items():
+            if second in stops:
+                expected[first,] += p * q
+                continue
+            after_second = after_first.fork()
+            scores = engine.backend.decode([after_second], np.array([second]))[0]
+            for third, r in law(scores).items():
+                expected[(first, second) if third in stops else (first, second, third)] += p * q * r
+
+    answers = [finished(engine, replace(asked, seed=seed)) for seed in range(count)]
+
+    assert sum(answer.speculated.accepted for answer in answers if answer.speculated) > count / 10
+    seen = Counter(answer.token_ids for answer in answers)
+    assert {*seen} <= {*expected}
+    often = {tokens: count * p for tokens, p in expected.items() if count * p >= 5}
+    rare = count - sum(often.values())
+    squares = [(seen[tokens] - number) ** 2 / number for tokens, number in often.items()]
+    if rare >= 5:
+        squares.append((count - sum(seen[tokens] for tokens in often) - rare) ** 2 / rare)
+    freedom = len(squares) - 1
+    assert freedom >= 8
+    # Wilson and Hilferty: the cube root of chi-square over its degrees of freedom is nearly normal.
+    score = ((sum(squares) / freedom) ** (1 / 3) - 1 + 2 / (9 * freedom)) / (2 / (9 * freedom)) ** 0.5
+    assert score < 4
 
 
 def test_the_saved_state_of_a_speculated_answer_is_continued(tmp_path: Path) -> None:
