@@ -7,7 +7,6 @@ import shutil
 import time
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,9 @@ from qwen35.engine.load import States, load_engine
 from qwen35.engine.request import Request
 from qwen35.events import ExpertUse, Finished, PictureProgress
 from qwen35.experts.files import RecordFile
-from qwen35.experts.layers import NUM_READERS as NUM_LAYER_READERS
 from qwen35.experts.layers import PIECE
-from qwen35.experts.readers import Read, Readers
-from qwen35.experts.store import NUM_READERS, ExpertStore
+from qwen35.experts.readers import NUM_READERS, Read, ThreadReaders
+from qwen35.experts.store import ExpertStore
 from qwen35.memory import allocate
 from qwen35.messages import ImagePart, Message, TextPart
 from qwen35.processing.processor import ModelInput
@@ -134,13 +132,13 @@ def decode_streamed(job: Job, engine: Engine, backend: NativeBackend) -> dict[st
         "peak_bytes": memory()["peak"],
     }
     engine.close()
-    return figures | on_disk(job, use, disk_speed(Path(job.model) / TEXT, PIECE, NUM_LAYER_READERS))
+    return figures | on_disk(job, use, disk_speed(Path(job.model) / TEXT, PIECE))
 
 
 def experts(job: Job, use: ExpertUse) -> dict[str, Any]:
     """Of the decoded tokens; and how fast the disk gives such records, at random, beside nothing else."""
     entry = text_experts(read_manifest(Path(job.model)))[0]
-    return on_disk(job, use, disk_speed(Path(job.model) / entry.file, entry.stride, NUM_READERS))
+    return on_disk(job, use, disk_speed(Path(job.model) / entry.file, entry.stride))
 
 
 def on_disk(job: Job, use: ExpertUse, disk_bytes_per_s: float) -> dict[str, Any]:
@@ -153,23 +151,20 @@ def on_disk(job: Job, use: ExpertUse, disk_bytes_per_s: float) -> dict[str, Any]
     }
 
 
-def disk_speed(path: Path, num_bytes: int, num_readers: int) -> float:
+def disk_speed(path: Path, num_bytes: int) -> float:
     """Bytes per second of PROBED_RECORDS reads of that many bytes, anywhere in the file."""
     file = RecordFile(str(path))
-    readers = Readers(num_readers)
+    readers = ThreadReaders()
     wanted = np.random.default_rng(0).permutation(path.stat().st_size // num_bytes)[:PROBED_RECORDS]
-    slots = [allocate(num_bytes) for _ in range(num_readers)]
+    slots = [np.frombuffer(allocate(num_bytes), np.uint8) for _ in range(NUM_READERS)]
     for slot in slots:
-        slot.write(bytes([1]) * num_bytes)  # in memory by now
+        slot.fill(1)  # in memory by now
     reads = [
-        Read(partial(file.read_into, int(record) * num_bytes, memoryview(slots[i % num_readers])))
-        for i, record in enumerate(wanted)
+        Read(file, int(record) * num_bytes, slots[i % NUM_READERS], []) for i, record in enumerate(wanted)
     ]
     start = time.perf_counter()
-    for read in reads:
-        readers.submit(read, is_urgent=True)
-    for read in reads:
-        readers.wait(read)
+    readers.submit(reads, is_urgent=True)
+    readers.wait(reads)
     seconds = time.perf_counter() - start
     readers.close()
     file.close()

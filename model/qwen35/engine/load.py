@@ -4,11 +4,13 @@ import gc
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from qwen35.backends.base import Backend
 from qwen35.backends.native import library as native
 from qwen35.backends.native.backend import NativeBackend
+from qwen35.backends.native.readers import NativeReaders
 from qwen35.cache.cache import StateCache
 from qwen35.cache.store import Store
 from qwen35.config import ModelConfig
@@ -19,6 +21,7 @@ from qwen35.engine.request import GenerationDefaults
 from qwen35.engine.speculation import Speculate, Speculating
 from qwen35.errors import DoesNotFit
 from qwen35.experts.layers import LayerStream
+from qwen35.experts.readers import Readers
 from qwen35.experts.store import ExpertStore
 from qwen35.processing.processor import Processor
 from qwen35.weights.fingerprint import fingerprint
@@ -82,13 +85,14 @@ def load_engine(
             if on_note and load == "auto" and weights.placement.load == "mmap" and not weights.placement.fits:
                 on_note(f"{folder.name} is larger than the free memory: it is read from disk again and again")
             hot = cache / "experts" if cache and states and states.can_write else None
-            store = _expert_store(folder, weights, hot, on_note)
+            new_readers = partial(NativeReaders, library)
+            store = _expert_store(folder, weights, hot, new_readers, on_note)
             backend = NativeBackend(
                 library,
                 weights,
                 num_threads=num_threads or num_cores(),
                 store=store,
-                stream=_layer_stream(weights, on_note),
+                stream=_layer_stream(weights, new_readers, on_note),
                 prefill_chunk=weights.placement.prefill_chunk,
             )
             states_of_it = _cache(weights.manifest.fingerprint, backend, processor, states)
@@ -157,7 +161,11 @@ def _note_what_torch_leaves(
 
 
 def _expert_store(
-    folder: Path, weights: PackedModel, hot: Path | None, on_note: Callable[[str], None] | None
+    folder: Path,
+    weights: PackedModel,
+    hot: Path | None,
+    new_readers: Callable[[], Readers],
+    on_note: Callable[[str], None] | None,
 ) -> ExpertStore | None:
     """Of a model whose experts stay on the disk. `hot`: a folder for what the next run begins with."""
     placement, layers = weights.placement, text_experts(weights.manifest)
@@ -176,10 +184,13 @@ def _expert_store(
         placement.expert_bytes,
         ram_bytes=placement.ram_bytes,
         hot=hot / name if hot else None,
+        readers=new_readers(),
     )
 
 
-def _layer_stream(weights: PackedModel, on_note: Callable[[str], None] | None) -> LayerStream | None:
+def _layer_stream(
+    weights: PackedModel, new_readers: Callable[[], Readers], on_note: Callable[[str], None] | None
+) -> LayerStream | None:
     """Of a model whose layers do not all fit into memory."""
     if not weights.placement.is_tight:
         return None
@@ -194,7 +205,7 @@ def _layer_stream(weights: PackedModel, on_note: Callable[[str], None] | None) -
             f"{total - len(streamed)} of {total} layers fit into memory: the others "
             f"({num_bytes / 1e6:,.0f} MB) are read from disk at every step"
         )
-    return LayerStream(weights)
+    return LayerStream(weights, new_readers())
 
 
 def _cache(

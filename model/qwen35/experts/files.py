@@ -51,6 +51,11 @@ class RecordFile:
             # A second copy in the system's cache would push out what the arena could hold.
             os.posix_fadvise(self._fd, offset, len(memory), os.POSIX_FADV_DONTNEED)
 
+    @property
+    def fd(self) -> int:
+        """The number of the open file, for others who read from it."""
+        return self._fd
+
     def close(self) -> None:
         os.close(self._fd)
 

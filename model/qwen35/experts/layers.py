@@ -6,19 +6,15 @@ disk is slower than the computation, as with one token at a time, it never rests
 
 import time
 from collections.abc import Iterator
-from functools import partial
 
-from qwen35.errors import CheckpointError
 from qwen35.events import ExpertUse
 from qwen35.experts.files import RecordFile
-from qwen35.experts.readers import Read, Readers
-from qwen35.weights.checksum import checksum
+from qwen35.experts.readers import Check, Read, Readers, ThreadReaders
 from qwen35.weights.layout import PAGE
-from qwen35.weights.manifest import PACK_AGAIN, TensorEntry
+from qwen35.weights.manifest import TensorEntry
 from qwen35.weights.packed import PackedModel, StreamedLayer
 from qwen35.weights.placement import NUM_BUFFERS
 
-NUM_READERS = 8
 PIECE = 2 << 20  # bytes that are read at once, at least: tensors are not parted
 
 
@@ -29,8 +25,11 @@ class LayerStream:
     half-way does no harm to the next. Mutable; one owner, who calls from one thread.
     """
 
-    def __init__(self, weights: PackedModel) -> None:
-        """Begin to read the first layers. Raises CheckpointError."""
+    def __init__(self, weights: PackedModel, readers: Readers | None = None) -> None:
+        """Begin to read the first layers, by `readers`, which are closed with it, or by Python's threads.
+
+        Raises CheckpointError.
+        """
         assert len(weights.streamed) > NUM_BUFFERS, "the placement streams no fewer"
         self._layers = weights.streamed
         self._places = {layer.index: place for place, layer in enumerate(self._layers)}
@@ -45,7 +44,7 @@ class LayerStream:
         self._arena_bytes = weights.layer_bytes
         names = {layer.stretch.file for layer in self._layers}
         self._files = {name: RecordFile(str(weights.folder / name)) for name in names}
-        self._readers = Readers(NUM_READERS)
+        self._readers = readers or ThreadReaders()
         for place in range(NUM_BUFFERS):
             self._begin(place)
 
@@ -73,10 +72,8 @@ class LayerStream:
         if self._holds[buffer] != place:  # after a step that was given up
             self._begin(place)
         start = time.perf_counter()
-        for read in self._reads[buffer]:
-            self._readers.hurry(read)
-        for read in self._reads[buffer]:
-            self._readers.wait(read)
+        self._readers.hurry(self._reads[buffer])
+        self._readers.wait(self._reads[buffer])
         self._stall_s += time.perf_counter() - start
         for read in self._reads[buffer]:
             if read.error is not None:
@@ -101,27 +98,25 @@ class LayerStream:
         """Let the layer come into its buffer, whatever is there or on its way there."""
         layer = self._layers[place]
         self._holds[layer.buffer] = None
-        for read in self._reads[layer.buffer]:
-            if not self._readers.cancel(read):
-                self._readers.wait(read)
+        self._readers.cancel(self._reads[layer.buffer])
         # Known before they are submitted: an interrupt in between leaves none that nobody waits for.
-        reads = [Read(partial(self._read, layer, tensors)) for tensors in self._pieces[place]]
+        reads = [self._read(layer, tensors) for tensors in self._pieces[place]]
         self._reads[layer.buffer] = reads
-        for read in reads:
-            self._readers.submit(read, is_urgent=False)
+        self._readers.submit(reads, is_urgent=False)
         self._bytes_read += layer.stretch.size_bytes
         self._holds[layer.buffer] = place
 
-    def _read(self, layer: StreamedLayer, tensors: dict[str, TensorEntry]) -> None:
-        """In a reader's thread: tensors side by side, with the pages around them. Are they whole?"""
-        file, entries = self._files[layer.stretch.file], list(tensors.values())
-        begin = entries[0].offset // PAGE * PAGE - layer.stretch.begin
-        end = -(-(entries[-1].offset + entries[-1].size_bytes) // PAGE) * PAGE - layer.stretch.begin
-        file.read_into(layer.stretch.begin + begin, layer.memory[begin:end].data)
-        for name, entry in tensors.items():
-            at = entry.offset - layer.stretch.begin
-            if checksum(layer.memory[at : at + entry.size_bytes].data) != entry.checksum:
-                raise CheckpointError(f"{file.path}: '{name}' is damaged. {PACK_AGAIN}", path=file.path)
+    def _read(self, layer: StreamedLayer, tensors: dict[str, TensorEntry]) -> Read:
+        """Of tensors side by side, with the pages around them."""
+        entries = list(tensors.values())
+        first = entries[0].offset // PAGE * PAGE
+        last = -(-(entries[-1].offset + entries[-1].size_bytes) // PAGE) * PAGE
+        checks = [
+            Check(entry.offset - first, entry.offset - first + entry.size_bytes, entry.checksum, f"'{name}'")
+            for name, entry in tensors.items()
+        ]
+        memory = layer.memory[first - layer.stretch.begin : last - layer.stretch.begin]
+        return Read(self._files[layer.stretch.file], first, memory, checks)
 
 
 def _pieces(tensors: dict[str, TensorEntry]) -> Iterator[dict[str, TensorEntry]]:

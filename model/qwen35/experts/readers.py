@@ -1,29 +1,77 @@
-"""Threads that read: first what is waited for, then what may be needed later."""
+"""Reading from the disk beside other work: first what is waited for, then what may be needed later."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from threading import Condition, Lock, Thread
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen35.errors import CheckpointError
+from qwen35.experts.files import RecordFile
+from qwen35.weights.checksum import checksum
+from qwen35.weights.manifest import PACK_AGAIN
+
+NUM_READERS = 8
+
+
+class Check(NamedTuple):
+    """Bytes [begin, end) of a read, the checksum that they must have, and what they are."""
+
+    begin: int
+    end: int
+    checksum: str
+    name: str
 
 
 class Read:
-    """Something on its way from the disk. Written by Readers alone, without a lock: `is_done` comes last."""
+    """Bytes on their way from a file into `memory` (N) uint8. Its `error` is known when it is done."""
 
-    __slots__ = ("error", "is_begun", "is_done", "work")
+    __slots__ = ("checks", "error", "file", "memory", "offset")
 
-    def __init__(self, work: Callable[[], None]) -> None:
-        """`work` reads and checks; what it raises is kept for whoever waits."""
-        self.work = work
-        self.is_begun = False
-        self.is_done = False
+    def __init__(
+        self, file: RecordFile, offset: int, memory: NDArray[np.uint8], checks: Sequence[Check]
+    ) -> None:
+        self.file, self.offset, self.memory, self.checks = file, offset, memory, checks
         self.error: BaseException | None = None
 
+    def work(self) -> None:
+        """Read and check. Raises CheckpointError that names the file, and what of it is damaged."""
+        self.file.read_into(self.offset, self.memory.data)
+        for begin, end, wanted, name in self.checks:
+            if checksum(self.memory[begin:end].data) != wanted:
+                path = self.file.path
+                raise CheckpointError(f"{path}: {name} is damaged. {PACK_AGAIN}", path=path)
 
-class Readers:
+
+class Readers(Protocol):
     """A pool of threads over two queues. Mutable; one owner calls it, from one thread."""
 
-    def __init__(self, num_threads: int) -> None:
+    def submit(self, reads: Sequence[Read], *, is_urgent: bool) -> None: ...
+
+    def hurry(self, reads: Sequence[Read]) -> None:
+        """Somebody waits for what was only meant for later."""
+
+    def cancel(self, reads: Sequence[Read]) -> None:
+        """Take back what nobody has begun, wait for the others: their memory is the caller's again."""
+
+    def is_done(self, read: Read) -> bool: ...
+
+    def wait(self, reads: Sequence[Read]) -> None:
+        """Return when all are done; raises nothing: see their `error`."""
+
+    def close(self) -> None:
+        """Drop what nobody has begun, and wait for the rest. To close twice is nothing."""
+
+
+class ThreadReaders:
+    """Readers in Python, whose threads take turns for its lock with whoever waits for them."""
+
+    def __init__(self, num_threads: int = NUM_READERS) -> None:
         self._urgent: deque[Read] = deque()
         self._later: deque[Read] = deque()
+        self._under_way: set[Read] = set()  # waiting or begun
         # Taken by its own name, never by a condition's: that would lose it where Ctrl-C comes just then.
         self._lock = Lock()
         self._offered, self._finished = Condition(self._lock), Condition(self._lock)  # for threads, for owner
@@ -34,36 +82,40 @@ class Readers:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, read: Read, *, is_urgent: bool) -> None:
+    def submit(self, reads: Sequence[Read], *, is_urgent: bool) -> None:
         with self._lock:
-            (self._urgent if is_urgent else self._later).append(read)
-            self._offered.notify()
+            self._under_way.update(reads)
+            (self._urgent if is_urgent else self._later).extend(reads)
+            self._offered.notify(len(reads))
 
-    def hurry(self, read: Read) -> None:
-        """Somebody waits for what was only meant for later."""
+    def hurry(self, reads: Sequence[Read]) -> None:
         with self._lock:
-            if read in self._later:
-                self._later.remove(read)
-                self._urgent.append(read)
+            for read in reads:
+                if read in self._later:
+                    self._later.remove(read)
+                    self._urgent.append(read)
 
-    def cancel(self, read: Read) -> bool:
-        """Take it back, where nobody has begun. Returns whether it was, or was never submitted."""
+    def cancel(self, reads: Sequence[Read]) -> None:
         with self._lock:
-            for waiting in (self._urgent, self._later):
-                if read in waiting:
-                    waiting.remove(read)
-            return not read.is_begun
+            for read in reads:
+                for waiting in (self._urgent, self._later):
+                    if read in waiting:
+                        waiting.remove(read)
+                        self._under_way.discard(read)
+        self.wait(reads)
 
-    def wait(self, read: Read) -> None:
-        """Return when it is done; raises nothing: see its `error`."""
+    def is_done(self, read: Read) -> bool:
+        return read not in self._under_way
+
+    def wait(self, reads: Sequence[Read]) -> None:
         with self._lock:
-            while not read.is_done:
+            while any(read in self._under_way for read in reads):
                 self._finished.wait()
 
     def close(self) -> None:
-        """Drop what nobody has begun, and wait for the rest."""
         with self._lock:
             self._is_open = False
+            self._under_way.difference_update(self._urgent, self._later)
             self._urgent.clear()
             self._later.clear()
             self._offered.notify_all()
@@ -77,15 +129,13 @@ class Readers:
             except BaseException as error:  # for the thread that waits
                 read.error = error
             with self._lock:
-                read.is_done = True
+                self._under_way.discard(read)
                 self._finished.notify_all()
 
     def _take(self) -> Read | None:
         with self._lock:
             while self._is_open:  # closing leaves both queues empty
                 if waiting := self._urgent or self._later:
-                    read = waiting.popleft()
-                    read.is_begun = True
-                    return read
+                    return waiting.popleft()
                 self._offered.wait()
             return None

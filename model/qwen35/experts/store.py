@@ -13,16 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen35.errors import CheckpointError, DoesNotFit
+from qwen35.errors import DoesNotFit
 from qwen35.events import ExpertUse
 from qwen35.experts.files import RecordFile
 from qwen35.experts.hot import read_hot, write_hot
-from qwen35.experts.readers import Read, Readers
+from qwen35.experts.readers import Check, Read, Readers, ThreadReaders
 from qwen35.memory import allocate, available_memory, release, resident_memory
-from qwen35.weights.checksum import checksum
-from qwen35.weights.manifest import PACK_AGAIN, ExpertsEntry
+from qwen35.weights.manifest import ExpertsEntry
 
-NUM_READERS = 8
 BATCH = 16  # experts that are computed while as many are being read
 HALF_LIFE = 64  # tokens
 STAGING = 2 * BATCH  # slots that no layer owns, or as many as a layer has experts
@@ -45,12 +43,13 @@ class ExpertStore:
         *,
         ram_bytes: int | None = None,
         hot: Path | None = None,
+        readers: Readers | None = None,
     ) -> None:
         """An arena of `num_bytes` for the experts of all layers, whose records lie in `folder`.
 
-        With `ram_bytes` it gives room back where the process grows beyond that. `hot`: a file that says what
-        the last run had in memory, which is read ahead, and what this one has, when it is closed. Raises
-        DoesNotFit, and CheckpointError.
+        The `readers` are closed with it; without any Python's threads read. With `ram_bytes` it gives room
+        back where the process grows beyond that. `hot`: a file that says what the last run had in memory,
+        which is read ahead, and what this one has, when it is closed. Raises DoesNotFit, and CheckpointError.
         """
         self._layers = layers
         self._stride = max(entry.stride for entry in layers)
@@ -77,7 +76,7 @@ class ExpertStore:
         self._ram_bytes, self._looked_at = ram_bytes, 0.0
         self._ahead: list[dict[int, tuple[int, Read]]] = [{} for _ in layers]  # on their way, for later
         self._files = {name: RecordFile(str(folder / name)) for name in {entry.file for entry in layers}}
-        self._readers = Readers(NUM_READERS)
+        self._readers = readers or ThreadReaders()
         self._hits = self._misses = self._bytes_read = 0
         self._stall_s = 0.0
         self._hot = hot
@@ -142,10 +141,9 @@ class ExpertStore:
                     if not kept[expert]:
                         self._drop(layer, expert)
         finally:
-            for _, slot, read in coming:  # after an error, or where nobody asked on
-                if not self._readers.cancel(read):
-                    self._readers.wait(read)
-                self._free.append(slot)
+            # After an error, or where nobody asked on.
+            self._readers.cancel([read for _, _, read in coming])
+            self._free += [slot for _, slot, _ in coming]
 
     def read_ahead(self, wanted: Mapping[int, Sequence[int]]) -> None:
         """Begin to read experts, by layer, that are likely to be needed: as many as there is room for."""
@@ -158,7 +156,7 @@ class ExpertStore:
                     slot = self._free.pop()
                     read = self._read(layer, expert, slot)
                     self._ahead[layer][expert] = slot, read
-                    self._readers.submit(read, is_urgent=False)
+                    self._readers.submit([read], is_urgent=False)
 
     def hot(self) -> dict[int, list[int]]:
         """By layer, the experts that are in memory, the most chosen first."""
@@ -257,7 +255,7 @@ class ExpertStore:
     def _collect(self, layer: int) -> None:
         """Take over what was read ahead and is there."""
         for expert, (slot, read) in list(self._ahead[layer].items()):
-            if read.is_done:
+            if self._readers.is_done(read):
                 del self._ahead[layer][expert]
                 if read.error is None:
                     self._place(layer, expert, slot)
@@ -270,7 +268,7 @@ class ExpertStore:
         for expert in missing:
             if expert in self._ahead[layer]:
                 slot, read = self._ahead[layer].pop(expert)
-                self._readers.hurry(read)
+                self._readers.hurry([read])
                 coming.append((expert, slot, read))
             else:
                 rest.append(expert)
@@ -278,11 +276,12 @@ class ExpertStore:
 
     def _submit(self, layer: int, missing: list[int], coming: list[tuple[int, int, Read]]) -> None:
         """Begin as many reads as there are free slots."""
+        first = len(coming)
         while missing and self._free and len(coming) < self._staging:
             expert, slot = missing.pop(0), self._free.pop()
-            read = self._read(layer, expert, slot)
-            coming.append((expert, slot, read))
-            self._readers.submit(read, is_urgent=True)
+            coming.append((expert, slot, self._read(layer, expert, slot)))
+        if first < len(coming):
+            self._readers.submit([read for _, _, read in coming[first:]], is_urgent=True)
 
     def _arrived(
         self, coming: list[tuple[int, int, Read]], *, all_of_them: bool
@@ -290,8 +289,7 @@ class ExpertStore:
         """Wait for the next batch of reads, and take it out of `coming`."""
         start = time.perf_counter()
         batch = coming[: len(coming) if all_of_them else max(1, min(BATCH, len(coming) // 2))]
-        for _, _, read in batch:
-            self._readers.wait(read)
+        self._readers.wait([read for _, _, read in batch])
         self._stall_s += time.perf_counter() - start
         for _, _, read in batch:
             if read.error is not None:
@@ -316,21 +314,9 @@ class ExpertStore:
         begin, _ = self._bounds(slot)
         record = self._arena[begin : begin + entry.stride]
 
-        file, offset = self._files[entry.file], entry.offset + expert * entry.stride
-
-        def work() -> None:
-            file.read_into(offset, record.data)
-            self._check(layer, expert, record)
-
+        check = Check(0, entry.stride, entry.checksums[expert], f"expert {expert} of layer {layer}")
         self._bytes_read += entry.stride
-        return Read(work)
-
-    def _check(self, layer: int, expert: int, record: NDArray[np.uint8]) -> None:
-        if checksum(record.data) != self._layers[layer].checksums[expert]:
-            path = self._files[self._layers[layer].file].path
-            raise CheckpointError(
-                f"{path}: expert {expert} of layer {layer} is damaged. {PACK_AGAIN}", path=path
-            )
+        return Read(self._files[entry.file], entry.offset + expert * entry.stride, record, [check])
 
 
 def _indices(mask: NDArray[np.bool_]) -> list[int]:

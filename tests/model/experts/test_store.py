@@ -292,7 +292,11 @@ def test_the_arena_grows_when_memory_is_free_for_long_and_does_not_oscillate(
     assert (sizes[-1] == full) == (spare_slots == 60)
 
 
-@pytest.mark.parametrize("refuses_at_once", [True, False])
+@pytest.mark.parametrize(  # the library does not read by Python's os: for that see test_readers.py
+    ("readers", "refuses_at_once"),
+    [("threads", True), ("threads", False), ("native", True)],
+    indirect=["readers"],
+)
 def test_without_direct_reads_it_reads_through_the_system(
     run: Run, layers: list[ExpertsEntry], monkeypatch: pytest.MonkeyPatch, refuses_at_once: bool
 ) -> None:

@@ -144,7 +144,7 @@ class Vision(Structure):
     )
 
 
-# Arguments after the context. Arrays travel as addresses, structs as pointers.
+# Arguments after the context, or after the readers. Arrays travel as addresses, structs as pointers.
 _FUNCTIONS: dict[str, Sequence[type]] = {
     "qw_embed": (POINTER(Matrix), c_void_p, c_int32, c_void_p),
     "qw_linear": (POINTER(Linear), POINTER(Batch), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
@@ -176,6 +176,10 @@ _FUNCTIONS: dict[str, Sequence[type]] = {
     ),
     "qw_quantise": (c_void_p, c_int32, c_int64, c_int64, c_int32, c_void_p),
     "qw_matmul": (POINTER(Matrix), c_void_p, c_int32, c_void_p),
+    "qw_readers_submit": (c_void_p, c_int32, c_int32),
+    "qw_readers_hurry": (c_void_p,),
+    "qw_readers_cancel": (c_void_p,),
+    "qw_readers_wait": (c_void_p, c_int32, c_int32),
 }
 
 
@@ -273,6 +277,10 @@ def _open(path: Path, wanted: str) -> tuple[Library | None, str]:
     functions.qw_destroy.restype = None
     functions.qw_isa.argtypes = (c_void_p,)
     functions.qw_isa.restype = c_char_p
+    functions.qw_readers_create.argtypes = (c_int32,)
+    functions.qw_readers_create.restype = c_void_p
+    functions.qw_readers_destroy.argtypes = (c_void_p,)
+    functions.qw_readers_destroy.restype = None
     for name, arguments in _FUNCTIONS.items():
         function = getattr(functions, name)
         function.argtypes = (c_void_p, *arguments)

@@ -3,6 +3,7 @@
 
 #include "blocks.h"
 #include "dispatch.h"
+#include "readers.h"
 
 namespace {
 
@@ -96,6 +97,36 @@ int32_t qw_quantise(const QwContext* context, const void* weights, int32_t type,
     const bool is_held =
         context->kernels->quantise_weights(weights, qw::NumberType(type), n, k, qw::Format(format), tiles);
     return is_held ? 0 : 2;
+}
+
+QwReaders* qw_readers_create(int32_t num_threads) {
+    try {
+        return new QwReaders(num_threads);
+    } catch (const std::exception&) {
+        return nullptr;
+    }
+}
+
+void qw_readers_destroy(QwReaders* readers) { delete readers; }
+
+int32_t qw_readers_submit(QwReaders* readers, QwRead* const* reads, int32_t count, int32_t is_urgent) {
+    try {
+        readers->submit(reads, count, is_urgent != 0);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
+int32_t qw_readers_hurry(QwReaders* readers, QwRead* read) {
+    readers->hurry(read);
+    return 0;
+}
+
+int32_t qw_readers_cancel(QwReaders* readers, QwRead* read) { return readers->cancel(read); }
+
+int32_t qw_readers_wait(QwReaders* readers, QwRead* const* reads, int32_t count, int32_t timeout_ms) {
+    return readers->wait(reads, count, timeout_ms);
 }
 
 int32_t qw_matmul(QwContext* context, const QwMatrix* w, const float* x, int32_t num_rows, float* y) {

@@ -142,6 +142,35 @@ int32_t qw_vision(QwContext*, const QwVision*, const float* patches, int32_t num
 int32_t qw_quantise(const QwContext*, const void* weights, int32_t type, int64_t n, int64_t k, int32_t format,
                     uint8_t* tiles);
 
+// Records of files, read by threads of their own. Bytes [begin, end) of one have that checksum.
+typedef struct {
+    int64_t begin, end;
+    uint64_t checksum;
+} QwCheck;
+
+enum { QW_READ_WAITS = 0, QW_READ_BEGUN = 1, QW_READ_DONE = 2, QW_READ_FAILED = 3 };
+
+// It lies still from its submission until it is done or taken back. Where it fails, the caller reads again, and
+// finds out why.
+typedef struct {
+    int32_t fd;
+    int32_t is_cached; // read by way of the system's cache, which is told to forget it
+    int64_t offset, num_bytes;
+    void* memory;
+    const QwCheck* checks;
+    int32_t num_checks;
+    int32_t state;
+} QwRead;
+
+typedef struct QwReaders QwReaders;
+
+QwReaders* qw_readers_create(int32_t num_threads); // null: no memory or no thread
+void qw_readers_destroy(QwReaders*);               // drops what nobody has begun, waits for the rest
+int32_t qw_readers_submit(QwReaders*, QwRead* const* reads, int32_t count, int32_t is_urgent);
+int32_t qw_readers_hurry(QwReaders*, QwRead*);  // somebody waits for what was only meant for later
+int32_t qw_readers_cancel(QwReaders*, QwRead*); // 1: taken back, nobody had begun
+int32_t qw_readers_wait(QwReaders*, QwRead* const* reads, int32_t count, int32_t timeout_ms); // 1: all done
+
 // y (M, N) = x (M, K) times the transpose of w, by the same road as the blocks; for tests and benchmarks.
 int32_t qw_matmul(QwContext*, const QwMatrix* w, const float* x, int32_t num_rows, float* y);
 

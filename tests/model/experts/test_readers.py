@@ -1,0 +1,140 @@
+"""Both kinds of readers: what comes is what lies in the file, or an error that says why not."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import qwen35.experts.store
+from qwen35.errors import CheckpointError
+from qwen35.experts.files import ALIGNMENT, RecordFile
+from qwen35.experts.readers import Check, Read, Readers
+from qwen35.memory import allocate
+from qwen35.weights.checksum import checksum
+
+SIZE = 64 * ALIGNMENT
+
+
+@pytest.fixture(scope="module")
+def data() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
+
+
+@pytest.fixture
+def file(data: NDArray[np.uint8], tmp_path: Path) -> Iterator[RecordFile]:
+    (tmp_path / "file").write_bytes(data.tobytes())
+    with closing(RecordFile(str(tmp_path / "file"))) as file:
+        yield file
+
+
+@pytest.fixture
+def own(readers: str) -> Iterator[Readers]:
+    with closing(qwen35.experts.store.ThreadReaders(3)) as own:
+        yield own
+
+
+def reads_of(file: RecordFile, data: NDArray[np.uint8], num_reads: int) -> list[Read]:
+    """As many neighbours, which have a check each."""
+    length = SIZE // num_reads // ALIGNMENT * ALIGNMENT
+    memory = np.frombuffer(allocate(SIZE), np.uint8)
+    reads = []
+    for begin in range(0, num_reads * length, length):
+        part = slice(begin, begin + length)
+        check = Check(0, length, checksum(data[part].data), f"part {begin // length}")
+        reads.append(Read(file, begin, memory[part], [check]))
+    return reads
+
+
+def test_what_comes_is_what_lies_there(own: Readers, file: RecordFile, data: NDArray[np.uint8]) -> None:
+    reads = reads_of(file, data, 16)
+    own.submit(reads[:9], is_urgent=True)
+    own.submit(reads[9:], is_urgent=False)
+    own.hurry(reads)
+    own.wait(reads)
+    assert all(own.is_done(read) and read.error is None for read in reads)
+    assert np.array_equal(np.concatenate([read.memory for read in reads]), data)
+    own.wait(reads)  # again: nothing to wait for
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_checks_of_any_parts_are_made(
+    own: Readers, file: RecordFile, data: NDArray[np.uint8], draw: st.DataObject
+) -> None:
+    """Also of parts that end within a word; one byte that is not as it should be is found."""
+    begin = 8 * draw.draw(st.integers(0, 40))
+    end = draw.draw(st.integers(begin + 1, begin + 700))
+    memory = np.frombuffer(allocate(ALIGNMENT), np.uint8)
+    good = Check(begin, end, checksum(data[begin:end].data), "this part")
+    changed = data[begin:end].copy()
+    changed[draw.draw(st.integers(0, end - begin - 1))] ^= 1 << draw.draw(st.integers(0, 7))
+    bad = Check(begin, end, checksum(changed.data), "that part")
+
+    fine, damaged = Read(file, 0, memory, [good, good]), Read(file, 0, memory.copy(), [good, bad])
+    own.submit([fine, damaged], is_urgent=True)
+    own.wait([fine, damaged])
+
+    assert fine.error is None
+    assert isinstance(damaged.error, CheckpointError)
+    assert "that part is damaged" in str(damaged.error)
+
+
+def test_what_lies_beyond_the_end_is_said(own: Readers, file: RecordFile) -> None:
+    memory = np.frombuffer(allocate(2 * ALIGNMENT), np.uint8)
+    read = Read(file, SIZE - ALIGNMENT, memory, [])
+    own.submit([read], is_urgent=True)
+    own.wait([read])
+    assert "became shorter while it was read" in str(read.error)
+
+
+def test_where_direct_reads_are_refused_it_reads_through_the_system(
+    own: Readers, file: RecordFile, data: NDArray[np.uint8]
+) -> None:
+    """Addresses that no disk takes directly stand for a file system that refuses all of them."""
+    if not file.is_direct:
+        pytest.skip("this platform has no direct reads")
+    memory = np.frombuffer(allocate(3 * ALIGNMENT), np.uint8)[8 : 8 + 2 * ALIGNMENT]
+    read = Read(file, 24, memory, [Check(0, 8, checksum(data[24:32].data), "a word")])
+    own.submit([read], is_urgent=True)
+    own.wait([read])
+    assert read.error is None
+    assert np.array_equal(memory, data[24 : 24 + len(memory)])
+    again = Read(file, 24, memory, [])
+    own.submit([again], is_urgent=True)
+    own.wait([again])
+    assert again.error is None
+
+
+def test_cancelled_reads_leave_their_memory_alone(
+    own: Readers, file: RecordFile, data: NDArray[np.uint8]
+) -> None:
+    for number in range(30):
+        reads = reads_of(file, data, 32)
+        own.submit(reads, is_urgent=number % 2 == 0)
+        own.cancel(reads)
+        before = [read.memory.copy() for read in reads]
+        for read, left in zip(reads, before, strict=True):
+            assert np.array_equal(read.memory, left)
+        own.wait(reads)  # nothing to wait for
+        own.cancel(reads)
+
+
+def test_closing_waits_for_what_has_begun_and_drops_the_rest(
+    own: Readers, file: RecordFile, data: NDArray[np.uint8]
+) -> None:
+    reads = reads_of(file, data, 64)
+    own.submit(reads, is_urgent=False)
+    closer = Thread(target=own.close)
+    closer.start()
+    closer.join(20)
+    assert not closer.is_alive()
+    left = [read.memory.copy() for read in reads]
+    time.sleep(0.05)
+    assert all(np.array_equal(read.memory, before) for read, before in zip(reads, left, strict=True))
