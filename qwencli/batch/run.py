@@ -73,7 +73,7 @@ class Batch:
 
     def figures(self) -> str:
         """How it was answered, for `-v`."""
-        backend = self.engine.backend.name if self.engine else ""
+        backend = self.engine.backend_name if self.engine else ""
         return facts(
             {
                 "model": f"{self.preparer.model}, loaded in {self.summary.load_s:.1f} s, on {backend}",
@@ -123,6 +123,8 @@ class Batch:
 
     def _as_asked(self, prepared: Prepared) -> batching.Item:
         assert prepared.request is not None
+        assert self.engine is not None
+        prepared.record.backend = self.engine.backend_name
         self._asked[prepared.item.id] = prepared.record, prepared.finish
         return batching.Item(prepared.item.id, prepared.request, prepared.prompt)
 

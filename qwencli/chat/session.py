@@ -340,7 +340,8 @@ class Session:
         keep: Callable[[Event], None],
     ) -> Record:
         """Show what the model writes; `keep` gets each event, too."""
-        record = Record(model=self.model.name, attachments=described, load_s=self.model.load_s)
+        record = Record(model=self.model.name, backend=engine.backend_name, attachments=described)
+        record.load_s = self.model.load_s
         with (
             self.screen.answering(is_markdown=request.grammar is None) as (renderer, aside),
             closing(engine.generate(request, prompt)) as events,

@@ -295,6 +295,7 @@ def _answer(
         asked.model.folder, processor, asked.settings, asked.cache, asked.states, on_load, asked.notify
     )
     record.load_s += time.perf_counter() - started
+    record.backend = engine.backend_name
     if prompt.media:
         aside.progress.update(f"looking at the {'video' if prompt.clips else 'pictures'}", 0, 0, "tokens")
     else:

@@ -42,6 +42,7 @@ class Record:
     id: str = field(default_factory=lambda: f"ask-{uuid.uuid4().hex}")
     item: str | None = None  # of a batch: what it calls the one that was asked about
     model: str | None = None
+    backend: str | None = None  # what it ran on
     attachments: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     prompt: str | None = None  # set by --dry-run alone
@@ -131,7 +132,7 @@ class Record:
         }
         return facts(
             {
-                "model": f"{self.model}, loaded in {self.load_s:.1f} s",
+                "model": f"{self.model}, loaded in {self.load_s:.1f} s, on {self.backend}",
                 "prompt": f"{usage.prompt_tokens:,} tokens{f' ({media})' if media else ''}, "
                 f"{times.media_s + times.prefill_s:.2f} s, {times.prefill_tokens_per_s:,.0f} tokens/s",
                 "reused": f"{usage.cached_tokens:,} of {usage.prompt_tokens:,} tokens"
@@ -162,6 +163,7 @@ class Record:
             "id": self.id,
             "item": self.item,
             "model": self.model,
+            "backend": self.backend,
             "answer": answer,
             "answers": [] if answer is None else [w.answer for w in self.windows] or [answer, *self.others],
             "data": None if error else self.data,

@@ -37,6 +37,9 @@ def record_schema(command: str) -> Schema:
         "id": _text("of this answer; a batch gives the same item, question and model the same one"),
         "item": item,
         "model": _text("its name", or_null=True),
+        "backend": _text(
+            "what it ran on: kernels and threads, or the device; null before it was loaded", or_null=True
+        ),
         "answer": _text(
             "the answer alone, partial where it is incomplete; null where there is none", or_null=True
         ),

@@ -134,6 +134,7 @@ def no_memory() -> Iterator[Event]:
 class ScriptedEngine:
     processor: Processor
     script: Script
+    backend_name: str = "script"
 
     def generate(self, request: Request, prompt: ModelInput | None = None) -> Iterator[Event]:
         return self.script()

@@ -23,6 +23,7 @@ from qwencli import app, runtime
 @dataclass(frozen=True)
 class ScriptedEngine:
     processor: Processor
+    backend_name: str = "script"
 
     def close(self) -> list[str]:
         return []

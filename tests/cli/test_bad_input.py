@@ -19,6 +19,7 @@ KEYS = [
     "id",
     "item",
     "model",
+    "backend",
     "answer",
     "answers",
     "data",

@@ -72,6 +72,7 @@ def test_json_is_one_object_on_one_line(scripted: Scripted) -> None:
         "id": record["id"],
         "item": None,
         "model": record["model"],
+        "backend": "script",
         "answer": "Two.",
         "answers": ["Two."],
         "data": None,

@@ -79,6 +79,11 @@ class Engine:
     cache: StateCache | None = None
     speculating: Speculating | None = None
 
+    @property
+    def backend_name(self) -> str:
+        """What it runs on, for people."""
+        return self.backend.name
+
     def close(self, *, abandon: bool = False) -> list[str]:
         """Wait until what was computed is saved (or not: `abandon`). Returns notes on what went wrong."""
         notes = self.cache.close(abandon=abandon) if self.cache else []

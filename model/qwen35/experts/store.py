@@ -108,6 +108,8 @@ class ExpertStore:
         missing = needed[slots[needed] < 0].tolist()
         self._hits += len(needed) - len(missing)
         self._misses += len(missing)
+        if not missing and not self._ahead[layer] and np.count_nonzero(slots >= 0) <= self._share:
+            return None  # as below, in a third of the time
         kept = self._kept(layer, needed)
         is_needed = np.zeros(len(slots), np.bool_)
         is_needed[needed] = True
@@ -230,8 +232,11 @@ class ExpertStore:
     def _count(self, layer: int, chosen: NDArray[np.int32]) -> None:
         """Let a choice weigh more from token to token: the same as counts that fade."""
         M, A = chosen.shape
-        weights = self._weights[layer] * 2.0 ** (np.arange(M) / HALF_LIFE)
-        np.add.at(self._scores[layer], chosen.ravel(), np.repeat(weights, A))
+        if M == 1:  # a token's experts are different ones
+            self._scores[layer][chosen[0]] += self._weights[layer]
+        else:
+            weights = self._weights[layer] * 2.0 ** (np.arange(M) / HALF_LIFE)
+            np.add.at(self._scores[layer], chosen.ravel(), np.repeat(weights, A))
         self._weights[layer] *= 2.0 ** (M / HALF_LIFE)
         if self._weights[layer] > 1e100:
             self._scores[layer] /= self._weights[layer]
