@@ -108,26 +108,24 @@ class ExpertStore:
         missing = needed[slots[needed] < 0].tolist()
         self._hits += len(needed) - len(missing)
         self._misses += len(missing)
-        if not missing and not self._ahead[layer] and np.count_nonzero(slots >= 0) <= self._share:
-            return None  # as below, in a third of the time
-        kept = self._kept(layer, needed)
-        is_needed = np.zeros(len(slots), np.bool_)
-        is_needed[needed] = True
-        for expert in _indices((slots >= 0) & ~is_needed & ~kept):
-            self._drop(layer, expert)
-        here = (slots >= 0) & is_needed
-        if not missing and kept[needed].all():
-            return None
-        return self._batches(layer, missing, here, kept)
+        if not missing:
+            if not self._ahead[layer] and np.count_nonzero(slots >= 0) <= self._share:
+                return None  # the usual case: nothing has to go
+            if self._keep(layer, needed)[needed].all():
+                return None
+        return self._batches(layer, needed, missing)
 
     def _batches(
-        self, layer: int, missing: list[int], here: NDArray[np.bool_], kept: NDArray[np.bool_]
+        self, layer: int, needed: NDArray[np.intp], missing: list[int]
     ) -> Generator[NDArray[np.uint8]]:
         slots = self._slots[layer]
         coming: list[tuple[int, int, Read]] = []
         try:
             missing = self._join(layer, missing, coming)
-            self._submit(layer, missing, coming)
+            self._submit(layer, missing, coming)  # before anything else: the disk is what is waited for
+            kept = self._keep(layer, needed)
+            here = np.zeros(len(slots), np.bool_)
+            here[needed] = slots[needed] >= 0
             yield here.view(np.uint8)
             for expert in _indices(here & ~kept):
                 self._drop(layer, expert)
@@ -245,9 +243,13 @@ class ExpertStore:
     def _share_of(self, num_slots: int) -> int:
         return max(0, num_slots - self._staging) // len(self._layers)
 
-    def _kept(self, layer: int, needed: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """The experts that the layer will own after this call: those chosen most."""
-        candidates = self._slots[layer] >= 0
+    def _keep(self, layer: int, needed: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Drop what the layer will not own after this call, but for what it needs now.
+
+        It will own those that were chosen most: returns a mask (E) of them.
+        """
+        slots = self._slots[layer]
+        candidates = slots >= 0
         candidates[needed] = True
         kept = np.flatnonzero(candidates)
         room = max(0, self._share - sum(e not in needed for e in self._ahead[layer]))
@@ -255,6 +257,9 @@ class ExpertStore:
             kept = kept[np.argsort(-self._scores[layer][kept], kind="stable")[:room]]
         mask = np.zeros(len(candidates), np.bool_)
         mask[kept] = True
+        candidates[needed] = False
+        for expert in _indices(candidates & ~mask):
+            self._drop(layer, expert)
         return mask
 
     def _collect(self, layer: int) -> None:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import qwen35.experts.store
+from qwen35.backends.native.library import Library
+from qwen35.backends.native.readers import NativeReaders
 from qwen35.errors import CheckpointError
 from qwen35.experts.files import ALIGNMENT, RecordFile
 from qwen35.experts.readers import Check, Read, Readers
@@ -124,6 +126,41 @@ def test_cancelled_reads_leave_their_memory_alone(
             assert np.array_equal(read.memory, left)
         own.wait(reads)  # nothing to wait for
         own.cancel(reads)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_while_reads_are_submitted_leaves_none_to_wait_for(
+    readers: str, library: Library, file: RecordFile, data: NDArray[np.uint8], when: str
+) -> None:
+    if readers == "threads":
+        return  # they take all of them under one lock
+
+    class Interrupting:
+        """The library, whose caller is interrupted beside its call."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(library.functions, name)
+
+        def qw_readers_submit(self, *arguments: object) -> int:
+            if when == "after":
+                library.functions.qw_readers_submit(*arguments)
+            raise KeyboardInterrupt
+
+    with closing(NativeReaders(Library(Interrupting(), library.path), 2)) as own:  # type: ignore[arg-type]
+        reads = reads_of(file, data, 8)
+        with pytest.raises(KeyboardInterrupt):
+            own.submit(reads, is_urgent=True)
+        own.cancel(reads)
+        assert all(own.is_done(read) for read in reads)
+
+
+def test_readers_that_nobody_closed_end_before_their_memory_does(
+    library: Library, file: RecordFile, data: NDArray[np.uint8]
+) -> None:
+    for _ in range(20):
+        own = NativeReaders(library, 4)
+        own.submit(reads_of(file, data, 32), is_urgent=False)
+        del own
 
 
 def test_closing_waits_for_what_has_begun_and_drops_the_rest(

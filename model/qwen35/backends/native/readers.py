@@ -12,7 +12,7 @@ from qwen35.errors import DoesNotFit
 from qwen35.experts.readers import NUM_READERS, Read
 
 _LOOK_MS = 100  # between two looks whether Ctrl-C came
-_FAILED = 3
+_FAILED = 4
 
 
 class _Check(Structure):
@@ -90,6 +90,10 @@ class NativeReaders:
             self._functions.qw_readers_destroy(self._handle)
             self._handle = None
             self._under_way.clear()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()  # before the memory is gone that is being written to
 
     def _wait(self, reads: Sequence[Read], timeout_ms: int | None = None) -> bool:
         """Whether all are done, in the time that is given, if any."""

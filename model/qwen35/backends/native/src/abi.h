@@ -148,7 +148,8 @@ typedef struct {
     uint64_t checksum;
 } QwCheck;
 
-enum { QW_READ_WAITS = 0, QW_READ_BEGUN = 1, QW_READ_DONE = 2, QW_READ_FAILED = 3 };
+// Of a read; QW_READ_IDLE: never submitted, or taken back.
+enum { QW_READ_IDLE = 0, QW_READ_WAITS = 1, QW_READ_BEGUN = 2, QW_READ_DONE = 3, QW_READ_FAILED = 4 };
 
 // It lies still from its submission until it is done or taken back. Where it fails, the caller reads again, and
 // finds out why.
@@ -168,7 +169,7 @@ QwReaders* qw_readers_create(int32_t num_threads); // null: no memory or no thre
 void qw_readers_destroy(QwReaders*);               // drops what nobody has begun, waits for the rest
 int32_t qw_readers_submit(QwReaders*, QwRead* const* reads, int32_t count, int32_t is_urgent);
 int32_t qw_readers_hurry(QwReaders*, QwRead*);  // somebody waits for what was only meant for later
-int32_t qw_readers_cancel(QwReaders*, QwRead*); // 1: taken back, nobody had begun
+int32_t qw_readers_cancel(QwReaders*, QwRead*); // 1: it is idle, 0: somebody has begun
 int32_t qw_readers_wait(QwReaders*, QwRead* const* reads, int32_t count, int32_t timeout_ms); // 1: all done
 
 // y (M, N) = x (M, K) times the transpose of w, by the same road as the blocks; for tests and benchmarks.

@@ -98,24 +98,19 @@ void QwReaders::hurry(QwRead* read) {
 
 bool QwReaders::cancel(QwRead* read) {
     std::lock_guard<std::mutex> lock(mutex_);
-    return remove(read);
+    if (read->state == QW_READ_WAITS) {
+        std::deque<QwRead*>& queue =
+            std::find(later_.begin(), later_.end(), read) == later_.end() ? urgent_ : later_;
+        queue.erase(std::find(queue.begin(), queue.end(), read));
+        read->state = QW_READ_IDLE;
+    }
+    return read->state == QW_READ_IDLE;
 }
 
 bool QwReaders::wait(QwRead* const* reads, int count, int timeout_ms) {
     std::unique_lock<std::mutex> lock(mutex_);
     return finished_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
                               [&] { return std::all_of(reads, reads + count, is_done); });
-}
-
-bool QwReaders::remove(QwRead* read) {
-    for (std::deque<QwRead*>* queue : {&urgent_, &later_}) {
-        const auto found = std::find(queue->begin(), queue->end(), read);
-        if (found != queue->end()) {
-            queue->erase(found);
-            return true;
-        }
-    }
-    return false;
 }
 
 // The next read, begun; null at the end.

@@ -25,7 +25,6 @@ struct QwReaders {
     void run();
     void stop();
     QwRead* take();
-    bool remove(QwRead* read);
 
     std::mutex mutex_;
     std::condition_variable offered_, finished_; // for the threads, for whoever waits
