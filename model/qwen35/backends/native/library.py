@@ -3,7 +3,7 @@
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,6 +141,25 @@ class Vision(Structure):
         ("merger_fc2", Matrix),
         ("merger_fc1_bias", c_void_p),
         ("merger_fc2_bias", c_void_p),
+    )
+
+
+class Check(Structure):
+    _fields_ = (("begin", c_int64), ("end", c_int64), ("checksum", c_uint64))
+
+
+class Read(Structure):
+    FAILED = 4  # of `state`
+
+    _fields_ = (
+        ("fd", c_int32),
+        ("is_cached", c_int32),
+        ("offset", c_int64),
+        ("num_bytes", c_int64),
+        ("memory", c_void_p),
+        ("checks", c_void_p),
+        ("num_checks", c_int32),
+        ("state", c_int32),
     )
 
 

@@ -5,31 +5,14 @@ The plain form is `experts.readers.ThreadReaders`.
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import Structure, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import c_void_p
 
+from qwen35.backends.native import library as native
 from qwen35.backends.native.library import Library
 from qwen35.errors import DoesNotFit
 from qwen35.experts.readers import NUM_READERS, Read
 
 _LOOK_MS = 100  # between two looks whether Ctrl-C came
-_FAILED = 4
-
-
-class _Check(Structure):
-    _fields_ = (("begin", c_int64), ("end", c_int64), ("checksum", c_uint64))
-
-
-class _Read(Structure):
-    _fields_ = (
-        ("fd", c_int32),
-        ("is_cached", c_int32),
-        ("offset", c_int64),
-        ("num_bytes", c_int64),
-        ("memory", c_void_p),
-        ("checks", c_void_p),
-        ("num_checks", c_int32),
-        ("state", c_int32),
-    )
 
 
 class NativeReaders:
@@ -38,16 +21,16 @@ class NativeReaders:
     def __init__(self, library: Library, num_threads: int = NUM_READERS) -> None:
         """Raises DoesNotFit where there are no threads or no memory."""
         self._functions = library.functions
-        self._under_way: dict[Read, tuple[_Read, object]] = {}  # with what the library reads
+        self._under_way: dict[Read, tuple[native.Read, object]] = {}  # with what the library reads
         self._handle = self._functions.qw_readers_create(num_threads)
         if not self._handle:
             raise DoesNotFit("The system gives no threads for reading. Close other programs.")
 
     def submit(self, reads: Sequence[Read], *, is_urgent: bool) -> None:
         for read in reads:
-            parts = [_Check(begin, end, int(wanted, 16)) for begin, end, wanted, _ in read.checks]
-            checks = (_Check * len(parts))(*parts)
-            own = _Read(
+            parts = [native.Check(begin, end, int(wanted, 16)) for begin, end, wanted, _ in read.checks]
+            checks = (native.Check * len(parts))(*parts)
+            own = native.Read(
                 read.file.fd,
                 not read.file.is_direct,
                 read.offset,
@@ -106,7 +89,7 @@ class NativeReaders:
         return True
 
     def _finish(self, read: Read) -> None:
-        if self._under_way[read][0].state == _FAILED:
+        if self._under_way[read][0].state == native.Read.FAILED:
             try:
                 read.work()
             except Exception as error:
