@@ -138,6 +138,15 @@ def test_what_is_chosen_most_is_kept_and_counts_fade(layers: list[ExpertsEntry])
     store.close()
 
 
+def test_counts_fade_from_one_token_to_the_next(layers: list[ExpertsEntry]) -> None:
+    """As within a prompt: half as many choices count more where the others lie more than a half-life back."""
+    store = ExpertStore(MINI, layers, (STAGING + 2 * len(layers)) * layers[0].stride)
+    for chosen in [[5, 2]] * 200 + [[4, 3]] * 100:
+        masks(store, [chosen])
+    assert sorted(store.hot()[0]) == [3, 4]
+    store.close()
+
+
 def test_the_end_of_a_long_prompt_counts_most(layers: list[ExpertsEntry]) -> None:
     store = ExpertStore(MINI, layers, (STAGING + 2 * len(layers)) * layers[0].stride)
     masks(store, [[0, 1]] * 300 + [[2, 3]] * 300)
