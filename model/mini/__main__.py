@@ -15,7 +15,7 @@ import torch
 from mini.curriculum import STAGES, Curriculum, Stage
 from mini.evaluate import evaluate, table
 from mini.team import Team, work_together
-from mini.train import Run
+from mini.train import ADOPTED_EYES_REST, Run
 from mini.write import write_checkpoint
 
 
@@ -30,6 +30,12 @@ def main() -> None:
     )
     parser.add_argument("--start-from", type=Path, help="a checkpoint that the stage `together` goes on from")
     parser.add_argument("--new-to-clips", action="store_true", help="that checkpoint has seen no clips")
+    parser.add_argument(
+        "--eyes-rest",
+        type=float,
+        default=ADOPTED_EYES_REST,
+        help="for this share of it its eyes stand still",
+    )
     parser.add_argument("--processes", type=int, default=None, help="that share a stage's batches (CPU)")
     parser.add_argument("--workers", type=int, default=None, help="processes that draw pictures ahead")
     parser.add_argument("--tokens-per-step", type=int, default=None, help="picture tokens in a batch")
@@ -37,6 +43,9 @@ def main() -> None:
         "--no-reading", action="store_true", help="shapes alone: all that two cores can learn"
     )
     parser.add_argument("--clips", type=float, default=0.3, help="the share of batches in `together`")
+    parser.add_argument(
+        "--documents", type=float, default=0.3, help="and of those without clips, that with documents"
+    )
     parser.add_argument("--samples", type=int, default=200, help="held-out samples of each task")
     parser.add_argument("--no-training", action="store_true", help="evaluate and write the state as it is")
     args = parser.parse_args()
@@ -87,9 +96,9 @@ def train(args: argparse.Namespace, stage: Stage, minutes: float) -> None:
 
     def work(team: Team) -> None:
         device = torch.device(args.device)
-        begin = args.language_from, args.start_from, args.new_to_clips
+        begin = args.language_from, args.start_from, args.new_to_clips, args.eyes_rest
         run = Run(args.folder, stage, minutes, device, team, *begin)
-        run.train(Curriculum(stage, tokens, not args.no_reading, args.clips), workers)
+        run.train(Curriculum(stage, tokens, not args.no_reading, args.clips, args.documents), workers)
 
     work_together(processes, work)
 

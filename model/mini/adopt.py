@@ -6,6 +6,7 @@ model understand the new eyes before it has seen a picture through them. What th
 tell would be lost in that map: the kinds of shapes are added to it, each in the direction of its word.
 """
 
+import json
 import random
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mini.batches import BatchMaker
 from mini.codes import Codes
 from mini.sample import make_sample
 from mini.scene_questions import KINDS
+from mini.tokenizer import MiniTokenizer
 from qwen35.config import ModelConfig
 from qwen35.network.model import Qwen35
 from qwen35.network.vision import VisionEncoder
@@ -30,6 +32,21 @@ LOUDNESS = 0.8  # of a kind, beside what else is said of a token
 def load_float(folder: Path) -> Qwen35:
     """The model of a checkpoint, in float32 to be trained."""
     return load_model(folder, ModelConfig.from_folder(folder), device="cpu", dtype=torch.float32)
+
+
+@torch.no_grad()
+def take_whole(model: Qwen35, folder: Path, tokenizer: MiniTokenizer) -> None:
+    """Put all of checkpoint `folder` into `model`, whose vocabulary may have grown since: a new token begins
+    as the mean of those that it was spelt with."""
+    state = load_float(folder).state_dict()
+    described = json.loads((folder / "tokenizer.json").read_text())
+    theirs = described["model"]["vocab"] | {t["content"]: t["id"] for t in described["added_tokens"]}
+    name = "language_model.embed_tokens.weight"
+    old, new = state[name], model.language_model.embed_tokens.weight.data.clone()
+    for token, index in tokenizer.ids.items():
+        parts = [token] if token in theirs else list(token)
+        new[index] = old[[theirs[part] for part in parts]].mean(0)
+    model.load_state_dict(state | {name: new})
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import multiprocessing
 import random
 from collections.abc import Iterator
 from ctypes import c_double
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from mini.cells import label_cells, number_of
 from mini.clip_labels import ClipLabels
 from mini.clips import draw_shot
 from mini.curriculum import Curriculum
+from mini.documents import draw_grid
 from mini.labels import ASKED, Question, Sample
+from mini.marks import NOWHERE, Marks, sources_of_tokens
 from mini.prompt import IMAGE, render, write_clip
 from mini.sample import SYSTEM_MESSAGES, make_sample
 from mini.scenes import make_detail
@@ -32,6 +34,9 @@ from qwen35.processing.video_plan import VideoPlan
 
 IGNORE = -100
 NUM_CLIP_QUESTIONS = 8
+# Their answers are long: rather more pages than more questions about each.
+DOCUMENTS_FOR_ONE, NUM_DOCUMENT_QUESTIONS = 2, 1
+LONG_CLIPS = 0.4  # more of them than are asked for when the model is measured
 ANY_SIZE = TokenBounds(1, 1 << 20)  # details are smaller than a picture may be
 
 
@@ -48,6 +53,8 @@ class Rows:
     # of the second.
     looks: torch.Tensor | None = None
     is_later: torch.Tensor | None = None
+    # Where each target is read from: its picture token (or NOWHERE), and that one's line, field and offset.
+    sources: torch.Tensor | None = None  # (R, T, 4)
 
     def to(self, device: torch.device) -> "Rows":
         return Rows(*_moved(self, device))
@@ -67,6 +74,7 @@ class Pictures:
     labels: torch.Tensor  # (B * M, columns), see `cells.py`
     is_sure: torch.Tensor  # (B * M, columns) bool
     noticed: torch.Tensor | None = None  # (B, S, columns), of clips: see `clip_labels.py`
+    marks: torch.Tensor | None = None  # (B * M, 1 + columns), of documents: characters and `marks.MARKED`
 
     def to(self, device: torch.device) -> "Pictures":
         return Pictures(*_moved(self, device))
@@ -102,6 +110,8 @@ class BatchMaker:
             return self._details(rng, curriculum, progress)
         if curriculum.stage == "together" and rng.random() < curriculum.clips:
             return self._clips(rng, curriculum, index, split)
+        if curriculum.stage == "together" and rng.random() < curriculum.documents:
+            return self._documents(rng, curriculum, index, split)
         worlds = curriculum.worlds(progress)
         system = rng.choice(SYSTEM_MESSAGES) if rng.random() < 0.2 else None
         talks = rng.random() < worlds.pop("talk")
@@ -125,7 +135,7 @@ class BatchMaker:
 
     def _clips(self, rng: random.Random, curriculum: Curriculum, index: int, split: str) -> Batch:
         """Clips of one shot: the same frames are shown of all, at the same times."""
-        shot = draw_shot(rng)
+        shot = draw_shot(rng, long_share=LONG_CLIPS)
         system = rng.choice(SYSTEM_MESSAGES) if rng.random() < 0.2 else None
         first = make_sample(
             "clip", curriculum.seed(index * 1000), split, num_questions=NUM_CLIP_QUESTIONS, shot=shot
@@ -138,6 +148,18 @@ class BatchMaker:
             make_sample("clip", seed, split, num_questions=NUM_CLIP_QUESTIONS, shot=shot) for seed in seeds
         ]
         return self.collate_clips([first, *others], system)
+
+    def _documents(self, rng: random.Random, curriculum: Curriculum, index: int, split: str) -> Batch:
+        grid = draw_grid(rng)
+        size = grid[0] * TOKEN_PIXELS, grid[1] * TOKEN_PIXELS
+        system = rng.choice(SYSTEM_MESSAGES) if rng.random() < 0.2 else None
+        count = DOCUMENTS_FOR_ONE * curriculum.num_pictures(grid)
+        seeds = [curriculum.seed(index * 1000 + number) for number in range(count)]
+        return self.collate(
+            [make_sample("document", seed, split, size, NUM_DOCUMENT_QUESTIONS) for seed in seeds],
+            grid,
+            system,
+        )
 
     def _clip_grid(self, plan: VideoPlan) -> tuple[int, int, int]:
         """(pairs, height, width) in tokens."""
@@ -214,6 +236,8 @@ class BatchMaker:
         pictures, next_position = None, 0
         if grid is not None:
             pictures = self._pictures(samples, grid, with_patches=with_patches)
+            for sample in samples:
+                find_shapes(sample, grid)
             next_position = int(pictures.positions.max()) + 1
         return Batch(pictures, self._rows(samples, IMAGE if grid is not None else "", next_position))
 
@@ -230,12 +254,15 @@ class BatchMaker:
             for index, sample in enumerate(samples)
             for question in sample.questions
         ]
+        questions = [question for sample in samples for question in sample.questions]
         order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
         split = best_split([len(rows[index][0]) for index in order])
         groups = []
         for part in (order[:split], order[split:]):
             if part:
                 group = self._pad([rows[index] for index in part], next_position)
+                if any(question.sources for question in questions):
+                    group.sources = self._sources([questions[index] for index in part], group)
                 if looks is not None:
                     group.looks = torch.stack([looks[index] for index in part])
                     later = torch.tensor([rows[index][2] for index in part])
@@ -254,6 +281,7 @@ class BatchMaker:
         """`is_detail`: smaller than a picture may be, and no place in it is one of a whole picture's."""
         image_grid = (1, grid[0] * MERGE_SIZE, grid[1] * MERGE_SIZE)
         patches, cells = [], []
+        marks = [self._marks(sample.marks) for sample in samples if sample.marks is not None]
         for sample in samples:
             cells.append(label_cells(sample, grid, has_places=not is_detail))
             if with_patches:
@@ -271,7 +299,28 @@ class BatchMaker:
             positions=torch.from_numpy(positions)[:, None].repeat(1, len(samples), 1),
             labels=torch.from_numpy(np.concatenate([c.values for c in cells])),
             is_sure=torch.from_numpy(np.concatenate([c.is_sure for c in cells])),
+            marks=torch.from_numpy(np.concatenate(marks)) if marks else None,
         )
+
+    def _marks(self, marks: Marks) -> np.ndarray:
+        """(M, 1 + columns): the ids of a document's characters, IGNORE where there is none, and its marks."""
+        chars = np.full((len(marks.values), 1), IGNORE)
+        for token, char in marks.chars.items():
+            chars[token] = self.tokenizer.id(char)
+        return np.concatenate([chars, marks.values], axis=1)
+
+    def _sources(self, questions: list[Question], rows: Rows) -> torch.Tensor:
+        """`Rows.sources`: a row's last targets are the answer and what ends it."""
+        found = torch.tensor([NOWHERE, 0, 0, 0]).repeat(*rows.ids.shape, 1)
+        for row, question in enumerate(questions):
+            if question.sources:
+                pieces = [self.tokenizer.decode([token]) for token in self.tokenizer.encode(question.answer)]
+                sources = sources_of_tokens([*pieces, "."], question.sources)
+                stop = int((rows.targets[row] != IGNORE).nonzero().max()) + 1
+                found[row, stop - len(sources) : stop] = torch.tensor(
+                    [[s.token, s.line, s.field, s.offset] for s in sources]
+                )
+        return found
 
     def _pad(self, rows: list[tuple[list[int], int, int, int, list[int]]], next_position: int) -> Rows:
         """Rows of (ids and two numbers of `_row`, picture, what is asked) as tensors."""
@@ -298,6 +347,24 @@ class BatchMaker:
 def tokenizer_config(tokenizer: MiniTokenizer) -> ModelConfig:
     """mini's configuration for this tokenizer; the vocabulary padded to a multiple of 64 rows."""
     return model_config(tokenizer.ids, -(-len(tokenizer) // 64) * 64)
+
+
+def find_shapes(sample: Sample, grid: tuple[int, int]) -> None:
+    """Say in which tokens of the `grid` (height, width) the shapes lie that answers are read from."""
+    for question in sample.questions:
+        question.sources = [
+            source
+            if source.shape == NOWHERE
+            else replace(source, token=centre_of(sample, source.shape, grid))
+            for source in question.sources
+        ]
+
+
+def centre_of(sample: Sample, number: int, grid: tuple[int, int]) -> int:
+    assert sample.pixels is not None
+    height, width = sample.pixels.shape[:2]
+    shape = sample.shapes[number]
+    return int(shape.y / height * grid[0]) * grid[1] + int(shape.x / width * grid[1])
 
 
 def best_split(lengths: list[int]) -> int:

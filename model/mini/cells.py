@@ -13,6 +13,7 @@ from mini.labels import Sample, Shape
 from mini.scene_questions import COLOURS, KINDS, PLACES
 
 WORLDS = ("scene", "text", "receipt", "outside")  # what kind of picture a token belongs to
+OTHER_WORLDS = {"document": "receipt"}
 MAX_LINES = 12  # printed ones; those further down count as the last
 SLOTS = 4  # characters that one token may be asked for
 NUM_CHARS = 95  # ASCII 32..126
@@ -51,7 +52,7 @@ def label_cells(sample: Sample, grid: tuple[int, int], *, has_places: bool = Tru
     assert sample.pixels is not None
     values = np.zeros((*grid, len(COLUMNS)), np.int64)
     is_sure = np.ones((*grid, len(COLUMNS)), bool)
-    values[..., COLUMNS.index("world")] = 1 + WORLDS.index(sample.world)
+    values[..., COLUMNS.index("world")] = 1 + WORLDS.index(OTHER_WORLDS.get(sample.world, sample.world))
     _label_shapes(sample, values, is_sure, has_places)
     _label_text(sample, values)
     return Cells(values.reshape(-1, len(COLUMNS)), is_sure.reshape(-1, len(COLUMNS)))

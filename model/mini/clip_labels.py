@@ -11,7 +11,7 @@ from mini.cells import Cells, inside_of, label_cells
 from mini.labels import PairLabels, Question, Sample, ShownClip
 
 # What the tokens of a clip may be asked for, and how many different values there are.
-NOTICED = {"pair": 6, "second": 10, "count": 5}
+NOTICED = {"pair": 6, "second": 20, "count": 5}
 UNKNOWN = -100  # as `IGNORE` of `batches.py`
 
 

@@ -131,7 +131,7 @@ class ClipAsker:
             (self.what_appears, 1.0),
             (self.what_disappears, 1.0),
             (self.count_then, 2.0),
-            (self.when, 3.0),
+            (self.when, 6.0),
         ]
         return ask_in_turn(askers, num_questions, self.rng, key=lambda question: question.question)
 
@@ -268,7 +268,7 @@ class ClipAsker:
         if second == 0:
             return None
         answer = f"{word} {second} second{'s' * (second != 1)}."
-        if self.rng.random() < 0.2:
+        if self.rng.random() < 0.3:
             return self.make("when", WHEN_ANY, answer, pairs=[pair], looks_at=(0,))
         kind, colour, it = self.actor.kind, "", self.actor.kind
         if self.rng.random() < 0.3:

@@ -38,14 +38,18 @@ class Shot:
     fps: float
 
 
-def draw_shot(rng: random.Random) -> Shot:
-    """Mostly two to six seconds; now and then up to twenty."""
+def draw_shot(rng: random.Random, *, long_share: float = 0.08) -> Shot:
+    """Mostly two to six seconds; `long_share` of them up to twenty, shown at fewer frames a second.
+
+    In short clips a pair's number and its second are the same: what is read from the time stamps is learnt
+    from the long ones.
+    """
     short = rng.randint(80, 150)
     ratio = rng.choice([1.0, 1.0, 4 / 3, 4 / 3, 16 / 9, rng.uniform(1.0, 1.8)])
     size = (short, round(short * ratio)) if rng.random() < 0.75 else (round(short * ratio), short)
     fps = rng.choice(FRAME_RATES)
     wanted = rng.choices([*NUM_FRAMES], [*NUM_FRAMES.values()])[0] / 2 + rng.uniform(0.0, 0.45)
-    if rng.random() < 0.08:
+    if rng.random() < long_share:
         wanted = rng.uniform(6.5, 20.0)
     return Shot(size, max(4, round(wanted * fps)) / fps, fps)
 

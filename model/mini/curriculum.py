@@ -21,6 +21,7 @@ class Curriculum:
     # learnt within an hour, and cost the shapes half of their time.
     reads: bool = True
     clips: float = 0.0  # the share of batches with clips, of the stage `together`
+    documents: float = 0.0  # and of those without clips, that of batches with documents
 
     def seed(self, index: int) -> int:
         """The seed of the index-th picture: no two stages draw the same."""

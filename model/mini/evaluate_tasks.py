@@ -5,9 +5,11 @@ of training. The photographs, the questions from outside and the small talk are 
 nowhere else.
 """
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,20 @@ INSIDE_TASKS = {
     "receipts_other": ("receipt", ("date", "merchant", "price", "items", "describe")),
 }
 STILL_TASKS = (*INSIDE_TASKS, "outside", "talk")
+DOCUMENT_TASKS = {
+    "tables": ("document", ("table_json", "table_csv")),
+    "receipts": ("document", ("receipt_json",)),
+    "invoices": ("document", ("invoice_json",)),
+    "charts": ("document", ("chart_json",)),
+    "document_fields": ("document", ("document_field",)),
+    "document_cells": ("document", ("cell", "chart_value")),
+    "document_text": ("document", ("document_text",)),
+    "document_templates": (
+        "document",
+        ("receipt_template", "invoice_template", "table_template", "chart_template"),
+    ),
+    "scenes_json": ("scene", ("scene_json",)),
+}
 CLIP_TASKS = {
     "clips_happens": ("clip", ("happens",)),
     "clips_direction": ("clip", ("direction",)),
@@ -38,7 +54,7 @@ CLIP_TASKS = {
     "clips_when": ("clip", ("when",)),
     "clips_outside": ("clip", ("outside",)),
 }
-TASKS = (*STILL_TASKS, *CLIP_TASKS)
+TASKS = (*STILL_TASKS, *DOCUMENT_TASKS, *CLIP_TASKS)
 
 # In the order of the answers in `TALK`.
 HELD_OUT_TALK = (
@@ -70,7 +86,7 @@ def held_out(task: str, num_samples: int) -> list[Sample]:
         return [outside_sample(index) for index in range(num_samples)]
     if task == "talk":
         return talk_samples()[:num_samples]
-    world, kinds = (INSIDE_TASKS | CLIP_TASKS)[task]
+    world, kinds = (INSIDE_TASKS | DOCUMENT_TASKS | CLIP_TASKS)[task]
     samples: list[Sample] = []
     for seed in count():
         if len(samples) == num_samples:
@@ -127,6 +143,37 @@ def talk_samples() -> list[Sample]:
 def is_right(question: Question, answer: str) -> bool:
     """Exactly the expected answer, but for space around it."""
     return answer.strip() == question.answer
+
+
+def fields_right(question: Question, answer: str) -> float:
+    """The share of the fields that are exactly as expected, of those expected or said, if these are more."""
+    expected, said = fields(question.answer), fields(answer)
+    right = sum(said.get(place) == value for place, value in expected.items())
+    return right / max(len(expected), len(said))
+
+
+def fields(answer: str) -> dict[str, str]:
+    """The values of an answer by their place: in JSON by the way to them, else by line and comma."""
+    try:
+        return dict(_leaves(json.loads(answer), "$"))
+    except ValueError:
+        lines = answer.strip().splitlines() or [""]
+        return {
+            f"{row},{column}": value
+            for row, line in enumerate(lines)
+            for column, value in enumerate(line.split(","))
+        }
+
+
+def _leaves(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{place}.{name}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{place}[{index}]")
+    else:
+        yield place, repr(value)
 
 
 def is_declined(answer: str) -> bool:

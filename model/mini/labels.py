@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mini.marks import Marks, Source
 from qwen35.messages import Clip
 from qwen35.processing.video_plan import VideoPlan
 
@@ -18,7 +19,8 @@ class Question:
     A question with `reasoning` is asked in thinking mode: the target holds the reasoning, then the answer.
     `asked` are the kind, colour and place that it names, "" for those that it does not. Of a clip, the
     answer lies in the shapes of these numbers (`looks_at`; in none: in all that it shows) in one of its
-    `pairs` of frames; with two, in the second from the character `second_part` of the answer on.
+    `pairs` of frames; with two, in the second from the character `second_part` of the answer on. Of a
+    document, each character of the answer and its end have their `sources`.
     """
 
     question: str
@@ -30,6 +32,7 @@ class Question:
     pairs: Sequence[int] = ()
     looks_at: Sequence[int] = ()
     second_part: int = 0
+    sources: Sequence[Source] = ()
 
 
 @dataclass(slots=True)
@@ -76,9 +79,10 @@ class ShownClip:
 class Sample:
     """One picture or clip (or none) and the independent questions asked about it."""
 
-    world: str  # "scene", "text", "receipt", "outside", "clip" or "talk"
+    world: str  # one of `WORLDS`
     pixels: np.ndarray | None  # (H, W, 3) uint8
     clip: ShownClip | None = None
     questions: list[Question]
     glyphs: list[Glyph] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
+    marks: Marks | None = None  # of a document

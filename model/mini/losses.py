@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from mini.batches import IGNORE, Batch, Pictures, Rows
 from mini.codes import Codes
+from mini.marks import NOWHERE
 from mini.pointing import Pointing
+from mini.reading import Reading
 from mini.scene_questions import COLOURS, KINDS, PLACES
 from mini.tokenizer import MiniTokenizer
 from qwen35.network.attention import KeyValues
@@ -24,6 +26,8 @@ from qwen35.network.text import LayerPast, Past
 
 POINTING_WEIGHT = 0.3
 NOTICING_WEIGHT = 0.3
+SEEING_WEIGHT = 0.6
+READING_WEIGHT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ def answer_loss(
     generator: torch.Generator,
     *,
     pointing: Pointing | None,
+    reading: Reading | None = None,
     with_drafts: bool,
 ) -> Losses:
     """The answers' loss. Pictures are read once, each question goes on from there.
@@ -81,7 +86,15 @@ def answer_loss(
                 loss, figures = codes.loss(features, labels)
                 figures["picture"] = loss.item()
                 total = total + 0.1 * loss
+        if reading is not None and batch.pictures.marks is not None:
+            loss, found = reading.see(features, batch.pictures.marks)
+            figures |= found
+            total = total + SEEING_WEIGHT * loss
         seen = see(model, batch.pictures, features, with_drafts)
+        if reading is not None and batch.pictures.marks is not None:
+            loss, found = reading.notice(batch.pictures, model.config.image_token_id)
+            figures |= found
+            total = total + READING_WEIGHT * loss
         if pointing is not None and batch.pictures.noticed is not None:
             loss, noticed = pointing.notice(batch.pictures.noticed)
             figures |= noticed
@@ -93,7 +106,12 @@ def answer_loss(
         past = seen and Past([of_pictures(layer, rows.pictures) for layer in seen.layers])
         y, _ = model(rows.ids, rows.positions, past=past)
         hidden.append(y[rows.targets != IGNORE])
-        if pointing is not None and batch.pictures is not None:
+        if reading is not None and rows.sources is not None:
+            assert batch.pictures is not None
+            loss, found = reading.loss(rows, batch.pictures, model.config.image_token_id)
+            figures |= found
+            total = total + READING_WEIGHT * loss
+        if pointing is not None and batch.pictures is not None and batch.pictures.marks is None:
             found = pointing.loss(rows, batch.pictures, weights_of_tokens, model.config.image_token_id)
             for part, loss in zip(pointed.values(), found, strict=True):
                 part.append(loss)
@@ -101,11 +119,16 @@ def answer_loss(
             drafts.append(draft_rows(model, rows, y.detach(), seen))
     logits = model.logits(torch.cat(hidden)).float()
     targets = torch.cat([rows.targets[rows.targets != IGNORE] for rows in batch.rows])
-    # Each answer counts alike: by token, a page of text would outweigh fifty answers of a word.
-    weights = torch.cat([answer_weights(rows) for rows in batch.rows]) * weights_of_tokens[targets]
+    is_read = batch.pictures is not None and batch.pictures.marks is not None
+    if is_read:  # each token alike, be it of a field or of a whole table
+        weights = torch.ones_like(targets, dtype=torch.float)
+    else:
+        weights = torch.cat([answer_weights(rows) for rows in batch.rows]) * weights_of_tokens[targets]
     loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
-    figures["answer"] = loss.item()
-    figures["tokens"] = ((logits.argmax(-1) == targets) * weights).sum().item() / weights.sum().item()
+    about = "read_" if is_read else ""
+    figures[f"{about}answer"] = loss.item()
+    is_right = logits.argmax(-1) == targets
+    figures[f"{about}tokens"] = (is_right * weights).sum().item() / weights.sum().item()
     total = total + loss + 0.01 * balance.take()
     for name, parts in pointed.items():
         if parts:
@@ -137,9 +160,17 @@ def token_weights() -> Tensor:
 
 
 def answer_weights(rows: Rows) -> Tensor:
-    """One over the length of its answer, for each target token of the rows."""
+    """How much each target token of the rows counts.
+
+    Each answer alike: by token, a page of text would outweigh fifty answers of a word. Those that spell what
+    they say a little more.
+    """
     is_target = rows.targets != IGNORE
-    return (is_target / is_target.sum(1, keepdim=True))[is_target]
+    weights = 1 / is_target.sum(1)
+    if rows.sources is not None:
+        is_spelt = (rows.sources[..., 0] != NOWHERE).any(1)
+        weights = torch.where(is_spelt, weights**0.75, weights)
+    return (is_target * weights[:, None])[is_target]
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,17 @@ class Pointing(nn.Module):
         self.asked = nn.ModuleDict({name: nn.Linear(size, 1 + NUM_VALUES[name]) for name in ASKED})
         self.noticed = nn.ModuleDict({name: nn.Linear(size, count) for name, count in NOTICED.items()})
 
+    @property
+    def attention(self) -> GatedAttention:
+        """The layer that is watched."""
+        return self._attention[0]
+
+    @property
+    def seen(self) -> Seen:
+        """What it was given last."""
+        assert self._seen is not None
+        return self._seen
+
     def _keep(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
         x, rotary, past, _ = inputs
         self._seen = Seen(x, rotary, past)  # type: ignore[arg-type]

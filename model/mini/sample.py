@@ -4,6 +4,7 @@ import hashlib
 import random
 
 from mini.clips import Shot, make_clip
+from mini.documents import make_document
 from mini.labels import Glyph, Question, Sample, Shape
 from mini.outside import make_outside
 from mini.receipts import make_receipt
@@ -14,7 +15,7 @@ from mini.text_pictures import make_text
 
 __all__ = ["SPLITS", "SYSTEM_MESSAGES", "WORLDS", "Glyph", "Question", "Sample", "Shape", "make_sample"]
 
-WORLDS = ("scene", "text", "receipt", "outside", "clip", "talk")
+WORLDS = ("scene", "text", "receipt", "document", "outside", "clip", "talk")
 SPLITS = ("train", "val", "test")
 SIDES = (96, 320)
 SYSTEM_MESSAGES = (
@@ -44,7 +45,8 @@ def make_sample(
 
     `size` is (height, width) in pixels, else each side is drawn from `SIDES`. `difficulty` (0..1)
     grows printed text from a few clean characters to full lines, and scenes from one shape to four;
-    the other worlds take no notice. `shot` is a clip's size and length; its `size` is not looked at.
+    the other worlds take no notice. Documents have the whole tokens nearest to `size` that they have room
+    on. `shot` is a clip's size and length; its `size` is not looked at.
     """
     assert world in WORLDS, world
     assert split in SPLITS, split
@@ -57,6 +59,8 @@ def make_sample(
         sample = make_text(size, num_questions, rng, split, difficulty)
     elif world == "receipt":
         sample = make_receipt(size, num_questions, rng, split)
+    elif world == "document":
+        sample = make_document(size, num_questions, rng, split)
     elif world == "outside":
         sample = make_outside(size, num_questions, rng)
     elif world == "clip":

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 from mini.labels import Question
+from mini.marks import Answer
 from mini.phrasing import article, ask_in_turn, join_words, upper_first, vary
 
 KINDS = ("circle", "square", "triangle", "star", "diamond", "hexagon")
@@ -39,6 +40,18 @@ DESCRIBE = (
     "Please describe this picture.",
     "What is this?",
     "Describe the shapes.",
+)
+AS_JSON = (
+    "List the shapes as JSON.",
+    "Describe the picture. Answer in JSON.",
+    "Answer in JSON.",
+    "As JSON",
+    "What do you see? Answer in JSON.",
+    "Give the shapes as JSON.",
+    "Describe the shapes in JSON.",
+    "Write the shapes in JSON.",
+    "Which shapes are there? Answer in JSON.",
+    "The shapes as JSON, please.",
 )
 COUNT_ALL = (
     "How many shapes are there?",
@@ -221,6 +234,18 @@ class SceneAsker:
     def describe(self) -> Question:
         return self.make("describe", DESCRIBE, describe(self.things))
 
+    def as_json(self) -> Question:
+        answer = Answer().say("[")
+        for number, (colour, kind, place) in enumerate(self.things):
+            answer.say("{" if number == 0 else ", {")
+            for line, (name, word) in enumerate((("shape", kind), ("colour", colour), ("place", place)), 1):
+                answer.say(f'"{name}": "').spell(word, number, line).say('"' if line == 3 else '", ')
+            answer.say("}")
+        answer.say("]")
+        question = self.make("scene_json", AS_JSON, answer.text)
+        question.sources = answer.sources
+        return question
+
     def count_all(self) -> Question:
         return self.make("count", COUNT_ALL, str(len(self.things)))
 
@@ -349,6 +374,7 @@ def scene_questions(things: Sequence[Placed], num_questions: int, rng: random.Ra
     asker = SceneAsker(things, rng)
     askers = [
         (asker.describe, 3.0),
+        (asker.as_json, 1.5),
         (asker.count_all, 1.0),
         (asker.count_some, 1.0),
         (asker.colour_of, 1.0),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from mini.bpe import ALPHABET, NEWLINE, Merge, apply_merges, learn_merges, split_pieces
+from mini.bpe import ALPHABET, NEWLINE, SPACE, Merge, apply_merges, learn_merges, split_pieces
 from mini.corpus import prose
 
 MERGES_FILE = Path(__file__).parent / "merges.json"
@@ -22,6 +22,11 @@ NUM_MERGES = 300
 TEMPLATE_MERGES = (
     *(("s", "s"), ("ss", "i"), ("a", "ssi"), ("assi", "s"), ("assis", "t")),
     *(("assist", "a"), ("assista", "n"), ("assistan", "t"), (NEWLINE, NEWLINE)),
+)
+# What stands between the values of JSON, each of which is then one step.
+JSON_MERGES = (
+    *(('"', ":"), ('"', ","), (SPACE, '"'), ("{", '"'), (SPACE, '{"'), ("[", '{"'), (SPACE, '[{"')),
+    *(('"', "}"), ('"}', ","), ('"}', "]"), ("}", ","), ("}", "]"), ("}]", ",")),
 )
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -62,7 +67,7 @@ class MiniTokenizer:
     @classmethod
     def train(cls) -> Self:
         """Learn the merges anew from the prose of the questions and answers."""
-        return cls([*learn_merges(prose(), NUM_MERGES), *TEMPLATE_MERGES])
+        return cls([*learn_merges(prose(), NUM_MERGES), *TEMPLATE_MERGES, *JSON_MERGES])
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mini.adopt import adopt, load_float
+from mini.adopt import adopt, take_whole
 from mini.batches import Batch, BatchMaker, batch_loader
 from mini.codes import Codes
 from mini.curriculum import Curriculum, Stage
@@ -17,6 +17,7 @@ from mini.initial import initialise, name_things
 from mini.losses import Losses, RouterBalance, answer_loss, picture_loss
 from mini.muon import make_optimisers
 from mini.pointing import Pointing
+from mini.reading import Reading
 from mini.team import Team
 from qwen35.network.model import Qwen35
 
@@ -24,7 +25,7 @@ LOG_EVERY = 50
 SAVE_EVERY_S = 120.0
 # The MTP layer learns last, from a trunk that stands nearly still.
 DRAFTS_FROM = 0.7
-ADOPTED_EYES_REST_UNTIL = 0.5
+ADOPTED_EYES_REST = 0.5
 
 
 @dataclass(slots=True)
@@ -70,13 +71,15 @@ class Run:
         language_from: Path | None = None,
         start_from: Path | None = None,
         is_new_to_clips: bool = False,
+        eyes_rest: float = ADOPTED_EYES_REST,
     ) -> None:
         """`language_from`: a checkpoint whose language model a new stage `together` takes, instead of that
         of the stage `language`. `start_from`: a checkpoint that it takes whole, its eyes too;
-        `is_new_to_clips`: which has been shown pictures alone. A stage that was begun goes on with what it
-        began with.
+        `is_new_to_clips`: which has been shown pictures alone; `eyes_rest`: for how long a share of the stage
+        its eyes stand still. A stage that was begun goes on with what it began with.
         """
         self.folder, self.stage, self.device = folder, stage, device
+        self.eyes_rest = eyes_rest
         self.team = team or Team()
         self.is_adopted = language_from is not None or start_from is not None
         self.is_whole = start_from is not None
@@ -88,16 +91,18 @@ class Run:
         initialise(self.model)
         name_things(self.model.language_model.embed_tokens.weight.data, maker.tokenizer, self.codes)
         self.pointing = Pointing(self.model)
-        for part in (self.model, self.codes, self.pointing):
+        self.reading = Reading(self.model, self.pointing)
+        parts = {"codes": self.codes, "pointing": self.pointing, "reading": self.reading}
+        self.helpers = nn.ModuleDict(parts)
+        for part in (self.model, self.helpers):
             part.to(device)
-        self.helpers = nn.ModuleDict({"codes": self.codes, "pointing": self.pointing})
         rate = 0.5 if stage == "together" else 1.0
         self.optimisers = make_optimisers(self.model, self.helpers, rate)
         self.clock = Clock(minutes * 60)
         if self.state_file(stage).exists():
             self._restore()
         elif stage == "together" and start_from is not None:
-            self.model.load_state_dict(load_float(start_from).state_dict())
+            take_whole(self.model, start_from, maker.tokenizer)
             if is_new_to_clips:
                 level_frames(self.model)
         elif stage == "together":
@@ -189,14 +194,21 @@ class Run:
         with_drafts = self.stage == "together" and self.clock.progress >= DRAFTS_FROM
         codes = None if self.is_adopted else self.codes
         return answer_loss(
-            self.model, codes, batch, balance, generator, pointing=self.pointing, with_drafts=with_drafts
+            self.model,
+            codes,
+            batch,
+            balance,
+            generator,
+            pointing=self.pointing,
+            reading=self.reading,
+            with_drafts=with_drafts,
         )
 
     def _rest_eyes(self) -> None:
         """Adopted eyes stand still at first, but for the merger that a language hears them through that
         has not learnt with them."""
         if self.stage == "together" and self.is_adopted:
-            rest = self.clock.progress < ADOPTED_EYES_REST_UNTIL
+            rest = self.clock.progress < self.eyes_rest
             assert self.model.visual is not None
             for name, p in self.model.visual.named_parameters():
                 p.requires_grad_(not rest or (not self.is_whole and name.startswith("merger.")))

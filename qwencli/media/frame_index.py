@@ -105,9 +105,8 @@ def _table_of(container: "InputContainer", stream: "VideoStream", first: "list[P
     entries = stream.index_entries
     if len(entries) < _CHECKED_PACKETS or len(entries) != stream.frames:  # fragments come without
         return None
-    stamps, flags = (
-        np.fromiter(map(attrgetter(name), entries), np.int64, len(entries)) for name in ("timestamp", "flags")
-    )
+    told_of_each = map(attrgetter("timestamp", "flags"), entries)
+    stamps, flags = np.fromiter(told_of_each, np.dtype((np.int64, 2)), len(entries)).T
     # A file that was cut off lacks its last frames: others are looked at here and there.
     looked_at = {
         *range(0, len(entries), _CHECKED_PACKETS),

@@ -1,20 +1,22 @@
-"""Write what the tests ask the built-in model about: `python -m tests.mini.make_held_out`.
+"""Write what the tests ask the built-in model about: `python -m tests.mini.make_held_out [TASK ...]`.
 
 They are held out from training, and committed so that the tests need no typefaces. Make them anew only
-when the data change.
+when the data change; those of other tasks than the named ones stay as they are.
 """
 
 import json
+import sys
 from pathlib import Path
 
 from PIL import Image
 
 from mini.clips import Film
-from mini.evaluate_tasks import CLIP_TASKS, held_out
+from mini.evaluate_tasks import CLIP_TASKS, DOCUMENT_TASKS, held_out
 from tests.media.clips import encode
 
 FOLDER = Path(__file__).parent / "held_out"
 NUM_SAMPLES = {"scenes": 60, "text": 12, "lines": 12, "receipts_total": 12, "outside": 40}
+NUM_SAMPLES |= dict.fromkeys(DOCUMENT_TASKS, 12)
 MAX_PIXELS = 200 * 200  # small files: noise does not compress
 NUM_CLIPS = 5  # of each task
 MAX_CLIP_BYTES = 7_000
@@ -40,32 +42,40 @@ def write_clips(task: str) -> list[dict[str, str]]:
     return items
 
 
+def write_pictures(task: str, num_samples: int) -> list[dict[str, str | None]]:
+    items: list[dict[str, str | None]] = []
+    small = [
+        sample
+        for sample in held_out(task, 4 * num_samples)
+        if sample.pixels is None or sample.pixels.shape[0] * sample.pixels.shape[1] <= MAX_PIXELS
+    ]
+    for index, sample in enumerate(small[:num_samples]):
+        question = sample.questions[0]
+        name = None
+        # Photographs belong to the packages they come from and stay there.
+        if question.task == "outside_photograph":
+            continue
+        if sample.pixels is not None:
+            name = f"{task}-{index:02}.png"
+            Image.fromarray(sample.pixels).save(FOLDER / name, optimize=True)
+        items.append(
+            {"task": task, "picture": name, "question": question.question, "answer": question.answer}
+            | ({"kind": question.task} if task in DOCUMENT_TASKS else {})
+            | ({"system": question.system} if question.system else {})
+        )
+    return items
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    for path in FOLDER.glob("*"):
-        path.unlink()
-    items = []
-    for task, num_samples in NUM_SAMPLES.items():
-        small = [
-            sample
-            for sample in held_out(task, 4 * num_samples)
-            if sample.pixels is None or sample.pixels.shape[0] * sample.pixels.shape[1] <= MAX_PIXELS
-        ]
-        for index, sample in enumerate(small[:num_samples]):
-            question = sample.questions[0]
-            name = None
-            # Photographs belong to the packages they come from and stay there.
-            if question.task == "outside_photograph":
-                continue
-            if sample.pixels is not None:
-                name = f"{task}-{index:02}.png"
-                Image.fromarray(sample.pixels).save(FOLDER / name, optimize=True)
-            items.append(
-                {"task": task, "picture": name, "question": question.question, "answer": question.answer}
-                | ({"system": question.system} if question.system else {})
-            )
-    items += [item for task in CLIP_TASKS for item in write_clips(task)]
-    (FOLDER / "questions.json").write_text(json.dumps(items, indent=1) + "\n")
+    listing = FOLDER / "questions.json"
+    wanted = sys.argv[1:] or [*NUM_SAMPLES, *CLIP_TASKS]
+    items = [item for item in json.loads(listing.read_text()) if item["task"] not in wanted]
+    for task in wanted:
+        for path in FOLDER.glob(f"{task}-[0-9]*"):
+            path.unlink()
+        items += write_clips(task) if task in CLIP_TASKS else write_pictures(task, NUM_SAMPLES[task])
+    listing.write_text(json.dumps(items, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import pytest
 
-from mini.evaluate_tasks import TASKS, held_out, is_declined, is_right, talk_samples
+from mini.evaluate_tasks import TASKS, fields_right, held_out, is_declined, is_right, talk_samples
+from mini.labels import Question
 from mini.outside_questions import OUTSIDE
 from mini.sample import make_sample
 from mini.talk import ABOUT_A_PICTURE, TALK
@@ -42,3 +43,20 @@ def test_an_answer_is_right_when_it_is_exact():
     assert not is_right(question, question.answer + " And more.")
     assert is_declined(OUTSIDE + "\n")
     assert not is_declined("A red circle.")
+
+
+@pytest.mark.parametrize(
+    ("expected", "said", "share"),
+    [
+        ('{"a": "x", "b": [{"c": 1}, {"c": 2}]}', '{"a": "x", "b": [{"c": 1}, {"c": 2}]}', 1.0),
+        ('{"a": "x", "b": [{"c": 1}, {"c": 2}]}', '{"a": "x", "b": [{"c": 3}]}', 1 / 3),
+        ('{"a": 1}', '{"a": 1, "b": 2}', 0.5),
+        ('{"a": 1}', '{"a": "1"}', 0.0),
+        ('{"a": 1, "b": 2}', '{"a": 1, "b"', 0.0),
+        ("A,B\nx,1", "A,B\nx,2", 0.75),
+        ("8.75", "8.75", 1.0),
+        ("8.75", "", 0.0),
+    ],
+)
+def test_fields_count_one_by_one(expected, said, share):
+    assert fields_right(Question("", expected, ""), said) == pytest.approx(share)

@@ -56,8 +56,8 @@ def test_odd_text_is_split_as_by_the_library(text, tokenizer, library):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_there_are_at_most_576_ids(tokenizer, library):
-    assert len(tokenizer) == library.get_vocab_size() <= 576
+def test_there_are_at_most_640_ids(tokenizer, library):
+    assert len(tokenizer) == library.get_vocab_size() <= 640
     assert all(library.token_to_id(token) == index for token, index in tokenizer.ids.items())
 
 
