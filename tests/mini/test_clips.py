@@ -174,7 +174,7 @@ def told(story: str, *pairs: list[Shape | None]) -> dict[str, set[str]]:
     """All answers by the question as it is put, of a clip whose n-th pair stands at 2 n seconds."""
     labels = [PairLabels(shapes, 2 * number) for number, shapes in enumerate(pairs)]
     questions: list[Question] = []
-    for seed in range(400):
+    for seed in range(800):
         questions += ClipAsker(story, labels, (100, 100), random.Random(seed)).ask(12)
     answers: dict[str, set[str]] = {}
     for question in questions:
