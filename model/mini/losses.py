@@ -4,7 +4,7 @@ The codes are labels, thousands a picture, that tell the vision encoder what was
 before an answer could.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -56,6 +56,18 @@ def picture_loss(model: Qwen35, codes: Codes, batch: Batch) -> Losses:
     return Losses(loss, {"picture": loss.item(), **figures})
 
 
+@dataclass(slots=True)
+class Sum:
+    """Losses added up by their weights, and the figures for the log."""
+
+    value: Tensor
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def add(self, weight: float, loss: Tensor, figures: dict[str, float]) -> None:
+        self.value = self.value + weight * loss
+        self.figures |= figures
+
+
 def answer_loss(
     model: Qwen35,
     codes: Codes | None,
@@ -70,54 +82,70 @@ def answer_loss(
     """The answers' loss. Pictures are read once, each question goes on from there.
 
     A batch without patches (the stage `language`) is shown the codes of its labels; else the encoder
-    looks, and its codes' loss is added (without `codes`, it may say what it likes).
+    looks, and its codes' loss is added (without `codes`, it may say what it likes). `pointing` and `reading`
+    add what they are told.
     """
-    figures: dict[str, float] = {}
-    total = torch.zeros((), device=batch.rows[0].ids.device)
-    seen = None
-    if batch.pictures is not None:
-        labels = batch.pictures.labels, batch.pictures.is_sure
-        if batch.pictures.patches is None:
-            assert codes is not None
-            features = codes.imagine(labels, generator)
-        else:
-            features = encode(model, batch.pictures)
-            if codes is not None:
-                loss, figures = codes.loss(features, labels)
-                figures["picture"] = loss.item()
-                total = total + 0.1 * loss
-        if reading is not None and batch.pictures.marks is not None:
-            loss, found = reading.see(features, batch.pictures.marks)
-            figures |= found
-            total = total + SEEING_WEIGHT * loss
-        seen = see(model, batch.pictures, features, with_drafts)
-        if reading is not None and batch.pictures.marks is not None:
-            loss, found = reading.notice(batch.pictures, model.config.image_token_id)
-            figures |= found
-            total = total + READING_WEIGHT * loss
-        if pointing is not None and batch.pictures.noticed is not None:
-            loss, noticed = pointing.notice(batch.pictures.noticed)
-            figures |= noticed
-            total = total + NOTICING_WEIGHT * loss
-    weights_of_tokens = token_weights().to(total.device)
-    hidden, drafts = [], []
-    pointed: dict[str, list[Tensor]] = {"known": [], "looks": []}
+    total = Sum(torch.zeros((), device=batch.rows[0].ids.device))
+    image_id, pictures, seen = model.config.image_token_id, batch.pictures, None
+    if pictures is not None:
+        features = _features(model, codes, pictures, generator, total)
+        if reading is not None and pictures.marks is not None:
+            total.add(SEEING_WEIGHT, *reading.see(features, pictures.marks))
+        seen = see(model, pictures, features, with_drafts)
+        if reading is not None and pictures.marks is not None:
+            total.add(READING_WEIGHT, *reading.notice(pictures, image_id))
+        if pointing is not None and pictures.noticed is not None:
+            total.add(NOTICING_WEIGHT, *pointing.notice(pictures.noticed))
+    weights_of_tokens = token_weights().to(total.value.device)
+    hidden, drafts, known, looks = [], [], [], []
     for rows in batch.rows:
         past = seen and Past([of_pictures(layer, rows.pictures) for layer in seen.layers])
         y, _ = model(rows.ids, rows.positions, past=past)
         hidden.append(y[rows.targets != IGNORE])
-        if reading is not None and rows.sources is not None:
-            assert batch.pictures is not None
-            loss, found = reading.loss(rows, batch.pictures, model.config.image_token_id)
-            figures |= found
-            total = total + READING_WEIGHT * loss
-        if pointing is not None and batch.pictures is not None and batch.pictures.marks is None:
-            found = pointing.loss(rows, batch.pictures, weights_of_tokens, model.config.image_token_id)
-            for part, loss in zip(pointed.values(), found, strict=True):
-                part.append(loss)
+        if reading is not None and pictures is not None and rows.sources is not None:
+            total.add(READING_WEIGHT, *reading.loss(rows, pictures, image_id))
+        if pointing is not None and pictures is not None and pictures.marks is None:
+            for found, loss in zip(
+                (known, looks), pointing.loss(rows, pictures, weights_of_tokens, image_id), strict=True
+            ):
+                found.append(loss)
         if with_drafts:
             drafts.append(draft_rows(model, rows, y.detach(), seen))
-    logits = model.logits(torch.cat(hidden)).float()
+    for name, losses in (("known", known), ("looks", looks)):
+        if losses:
+            mean = torch.stack(losses).mean()
+            total.add(POINTING_WEIGHT, mean, {name: mean.item()})
+    total.add(1.0, *_said(model, batch, torch.cat(hidden), weights_of_tokens))
+    total.add(0.01, balance.take(), {})
+    if with_drafts:
+        # The head is detached like the trunk: drafts must not cost answers.
+        head = model.language_model.embed_tokens.weight.detach()
+        drafted, expected = (torch.cat(part) for part in zip(*drafts, strict=True))
+        loss = F.cross_entropy(F.linear(drafted, head).float(), expected)
+        total.add(1.0, loss, {"draft": loss.item()})
+    return Losses(total.value, total.figures)
+
+
+def _features(
+    model: Qwen35, codes: Codes | None, pictures: Pictures, generator: torch.Generator, total: Sum
+) -> Tensor:
+    """What the encoder says of the pictures, or what one would say of their labels."""
+    labels = pictures.labels, pictures.is_sure
+    if pictures.patches is None:
+        assert codes is not None
+        return codes.imagine(labels, generator)
+    features = encode(model, pictures)
+    if codes is not None:
+        loss, figures = codes.loss(features, labels)
+        total.add(0.1, loss, figures | {"picture": loss.item()})
+    return features
+
+
+def _said(
+    model: Qwen35, batch: Batch, hidden: Tensor, weights_of_tokens: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """How badly the targets are said from `hidden` (N, D), and the share that is right."""
+    logits = model.logits(hidden).float()
     targets = torch.cat([rows.targets[rows.targets != IGNORE] for rows in batch.rows])
     is_read = batch.pictures is not None and batch.pictures.marks is not None
     if is_read:  # each token alike, be it of a field or of a whole table
@@ -125,24 +153,9 @@ def answer_loss(
     else:
         weights = torch.cat([answer_weights(rows) for rows in batch.rows]) * weights_of_tokens[targets]
     loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
+    right = ((logits.argmax(-1) == targets) * weights).sum() / weights.sum()
     about = "read_" if is_read else ""
-    figures[f"{about}answer"] = loss.item()
-    is_right = logits.argmax(-1) == targets
-    figures[f"{about}tokens"] = (is_right * weights).sum().item() / weights.sum().item()
-    total = total + loss + 0.01 * balance.take()
-    for name, parts in pointed.items():
-        if parts:
-            mean = torch.stack(parts).mean()
-            figures[name] = mean.item()
-            total = total + POINTING_WEIGHT * mean
-    if with_drafts:
-        # The head is detached like the trunk: drafts must not cost answers.
-        head = model.language_model.embed_tokens.weight.detach()
-        drafted, expected = (torch.cat(part) for part in zip(*drafts, strict=True))
-        loss = F.cross_entropy(F.linear(drafted, head).float(), expected)
-        figures["draft"] = loss.item()
-        total = total + loss
-    return Losses(total, figures)
+    return loss, {f"{about}answer": loss.item(), f"{about}tokens": right.item()}
 
 
 @lru_cache
