@@ -6,8 +6,8 @@ from qwencli.folders import Folders
 from qwencli.known_models import KnownModel
 
 _INTRODUCTION = (
-    "mini is a small built-in model of its own: it sees plain shapes, and does not read yet; -m selects "
-    "another (this is said once)"
+    "mini is a small built-in model of its own: it sees plain shapes, and reads block letters in squares "
+    "alone; -m selects another (this is said once)"
 )
 
 

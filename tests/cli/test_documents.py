@@ -13,7 +13,6 @@ from mini.labels import Question
 from tests.cli.conftest import Invoke
 from tests.mini.test_builtin import HELD_OUT, ITEMS
 
-KINDS = {"receipt_template": "receipt", "invoice_template": "invoice", "chart_template": "chart"}
 RECEIPT = "shop, date, items[] {name, price float}, total float"
 
 
@@ -29,16 +28,28 @@ def right(item: dict[str, str], data: Any) -> float:
     return fields_right(Question("", item["answer"], ""), json.dumps(data))
 
 
-def test_templates_make_data_of_receipts_invoices_and_charts(invoke: Invoke) -> None:
+def plainly(kind: str, data: dict[str, Any]) -> Any:
+    """What the template asks for, as mini is asked for it in fewer words."""
+    if kind == "receipt":
+        items = [{"name": item["name"], "price": item["price"]} for item in data["items"]]
+        return {"shop": data["shop"], "date": data["date"], "items": items, "total": data["total"]}
+    if kind == "invoice":
+        return {name: data[name] for name in ("number", "date", "total")} | {"customer": data["buyer"]}
+    (series,) = data["series"]
+    return {point["label"]: point["value"] for point in series["points"]}
+
+
+@pytest.mark.parametrize("kind", ["receipt", "invoice", "chart"])
+def test_templates_make_data_of_documents(invoke: Invoke, kind: str) -> None:
     shares = []
-    for item in items(*KINDS):
-        result = invoke("ask", picture(item), "-t", KINDS[item["kind"]], "--json")
+    for item in items(f"{kind}_json")[:5]:
+        result = invoke("ask", picture(item), "-t", kind, "--json")
         record = json.loads(result.out)
         assert record["error"] is None
-        assert record["finish_reason"] in ("stop", "schema")  # of a sum that is not the total
+        assert record["finish_reason"] in ("stop", "schema")  # prices that do not add up to the total
         if record["data"] is not None:
-            shares.append(right(item, record["data"]))
-    assert len(shares) >= 6
+            shares.append(right(item, plainly(kind, record["data"])))
+    assert len(shares) >= 3
     assert sum(shares) / len(shares) >= 0.85
 
 
@@ -89,6 +100,7 @@ def test_a_folder_of_receipts_becomes_a_table(invoke: Invoke, tmp_path: Path) ->
     words = [*map(picture, chosen), "Give the receipt as JSON.", "--schema", RECEIPT, "--temperature", 0]
     result = invoke("batch", *words, "-o", tmp_path / "out.jsonl")
     assert result.code == 0
-    records = {Path(r["item"]["path"]).name: r for r in map(json.loads, (tmp_path / "out.jsonl").open())}
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    records = {Path(record["item"]).name: record for record in map(json.loads, lines)}
     shares = [right(item, records[item["picture"]]["data"]) for item in chosen]
     assert sum(shares) / len(shares) >= 0.85
