@@ -114,13 +114,20 @@ def test_a_command_of_the_readme_runs(command: str, place: Path, site: str) -> N
 
 def test_there_are_commands_to_run() -> None:
     assert len(OWN_COMMANDS) >= 9
-    assert len(TABLE_COMMANDS) == 4
+    assert len(TABLE_COMMANDS) == 7
 
 
 def test_the_answers_shown_are_the_answers_given(place: Path, site: str) -> None:
     first = next(block for block in blocks(README) if block[0].startswith("pip install"))
     answer = blocks(README)[blocks(README).index(first) + 1]
     assert run(first[0].partition("&& ")[2], place, site).stdout.splitlines() == answer
+
+
+@pytest.mark.parametrize("picture", ["form.png", "chart.png"])
+def test_the_documents_shown_are_read_as_shown(picture: str, place: Path, site: str) -> None:
+    asked = next(block for block in blocks(README) if block[0].startswith(f"qwen ask examples/{picture}"))
+    answer = blocks(README)[blocks(README).index(asked) + 1]
+    assert run(asked[0], place, site).stdout.splitlines() == answer
 
 
 def test_the_object_shown_has_the_fields_printed(place: Path, site: str) -> None:
