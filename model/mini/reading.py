@@ -60,6 +60,8 @@ class Reading(nn.Module):
         seen = self._pointing[0].seen
         token, place = rows.sources[..., 0], rows.sources[..., 1:]
         is_read = token != NOWHERE
+        if not is_read.any():
+            return seen.x.new_zeros(()), {}
         x, place = seen.x[is_read], place[is_read]
         losses, figures = [], {}
         for index, (name, read) in enumerate(self.wanted.items()):

@@ -79,3 +79,16 @@ def shipped() -> Path:
     import qwen35.builtin
 
     return Path(qwen35.builtin.__file__).parent / "mini-bf16"
+
+
+def test_rows_that_read_nothing_cost_nothing(tmp_path: Path) -> None:
+    """Short questions about a scene stand in a group of their own, beside those answered in JSON."""
+    maker = BatchMaker()
+    run = Run(tmp_path, "together", 1, torch.device("cpu"), start_from=shipped())
+    samples = [make_sample("scene", seed, "val", (150, 140), 10) for seed in range(3)]
+    batch = maker.collate(samples, maker._grid((150, 140)), None)
+    reads = [
+        (rows.sources[..., 0] != NOWHERE).any().item() for rows in batch.rows if rows.sources is not None
+    ]
+    assert reads == [False, True]
+    assert run.losses(batch, RouterBalance(run.model)).total.isfinite()

@@ -31,6 +31,8 @@ from tests.model.weights.sources.gguf_writing import (
 from tests.model.weights.sources.mini import MINI, Arrays, Floats, assert_packed, mini_arrays
 from tests.model.weights.test_pack import MEASURE, MODEL
 
+ENDS = json.loads((MINI / "generation_config.json").read_text())["eos_token_id"]
+
 
 @pytest.fixture(scope="module")
 def q8_0(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Arrays]:
@@ -145,7 +147,7 @@ def test_a_folder_with_its_mmproj_is_the_whole_model(q8_0: tuple[Path, Arrays], 
     assert tokenizers[0] == tokenizers[1]
     pictures = [json.loads((each / "preprocessor_config.json").read_text()) for each in (MINI, packed.folder)]
     assert pictures[0] | pictures[1] == pictures[0]
-    assert json.loads((packed.folder / "generation_config.json").read_text())["eos_token_id"] == [567, 565]
+    assert json.loads((packed.folder / "generation_config.json").read_text())["eos_token_id"] == ENDS
 
 
 def test_a_file_in_parts_is_one_model(q8_0: tuple[Path, Arrays], tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_settings_of_the_file(tmp_path: Path) -> None:
     source = open_source(path)
 
     generation = json.loads(source.small_files()["generation_config.json"])
-    assert generation == {"do_sample": True, "temperature": 0.6, "top_k": 10, "eos_token_id": [567, 565]}
+    assert generation == {"do_sample": True, "temperature": 0.6, "top_k": 10, "eos_token_id": ENDS}
     rope = source.config.text.rope
     assert (rope.yarn_factor, rope.yarn_original_context, rope.theta) == (4.0, 2048, 1000.0)
 
