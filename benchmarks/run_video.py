@@ -23,9 +23,11 @@ def main() -> None:
         open_clip,
     )  # here, as `qwen ask` has it: the file is being hashed meanwhile
 
+    loaded = time.perf_counter()
     clip = open_clip(source, print)
     assert clip.sha256  # without which no program would go on
     figures = {"opened_s": time.perf_counter() - start} | (ask if "model" in job else read)(clip, job)
+    figures["work_s"] = time.perf_counter() - loaded  # without the start of Python and its modules
     figures["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps(figures))
 

@@ -5,7 +5,7 @@ minute of 1920x1080, resized, against what ffmpeg needs to write the same ones s
 an hour of 320x180, against ffmpeg's decoding of all of it. "memory": the peak of a process that reads a
 minute of that, and the hour, at 2 frames a second. "model": the same of one that asks a model about all
 frames at --fps, which it is given in one piece; "windows": in windows of a minute. Opening a clip, with the
-hash of its file, counts, as does the start of Python.
+hash of its file, counts, as does the start of Python; "at work" is without that.
 """
 
 import argparse
@@ -147,6 +147,10 @@ def report(runs: Runs) -> None:
         theirs = next((other for other in runs if other.startswith(f"{kind}: ffmpeg")), None)
         share = min(seconds(name)) / min(seconds(theirs)) if theirs and theirs != name else None
         peak = max((run.get("peak_bytes", 0) for run in own), default=0)
+        at_work = min((run["work_s"] for run in own if "work_s" in run), default=None)
+        told = "-" if at_work is None else f"{at_work:.2f}"
+        if at_work is not None and theirs:
+            told += f" ({at_work / min(seconds(theirs)):.1%})"
         rows.append(
             (
                 name,
@@ -154,10 +158,15 @@ def report(runs: Runs) -> None:
                 f"{own[0]['tokens']:,}" if "tokens" in own[0] else "-",
                 harness.spread(seconds(name), 2),
                 f"{share:.1%}" if share else "-",
+                told,
                 f"{peak / 1e6:.0f} MB" if peak else "-",
             )
         )
-    print(harness.markdown(("what", "frames", "tokens", "seconds", "of ffmpeg's", "peak memory"), rows))
+    print(
+        harness.markdown(
+            ("what", "frames", "tokens", "seconds", "of ffmpeg's", "at work", "peak memory"), rows
+        )
+    )
     for part in ("model", "windows"):
         if f"{part}: qwen, long" in runs:
             print(growth(part, runs[f"{part}: qwen, short"][0], runs[f"{part}: qwen, long"][0]))
