@@ -8,7 +8,7 @@ import multiprocessing
 import random
 from collections.abc import Iterator
 from ctypes import c_double
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,9 @@ from mini.cells import label_cells, number_of
 from mini.clip_labels import ClipLabels
 from mini.clips import draw_shot
 from mini.curriculum import Curriculum
+from mini.document_labels import find_shapes, label_marks, label_sources
 from mini.documents import draw_grid
 from mini.labels import ASKED, Question, Sample
-from mini.marks import NOWHERE, Marks, sources_of_tokens
 from mini.prompt import IMAGE, render, write_clip
 from mini.sample import SYSTEM_MESSAGES, make_sample
 from mini.scenes import make_detail
@@ -262,7 +262,8 @@ class BatchMaker:
             if part:
                 group = self._pad([rows[index] for index in part], next_position)
                 if any(question.sources for question in questions):
-                    group.sources = self._sources([questions[index] for index in part], group)
+                    asked = [questions[index] for index in part]
+                    group.sources = label_sources(asked, group.targets != IGNORE, self.tokenizer)
                 if looks is not None:
                     group.looks = torch.stack([looks[index] for index in part])
                     later = torch.tensor([rows[index][2] for index in part])
@@ -281,7 +282,7 @@ class BatchMaker:
         """`is_detail`: smaller than a picture may be, and no place in it is one of a whole picture's."""
         image_grid = (1, grid[0] * MERGE_SIZE, grid[1] * MERGE_SIZE)
         patches, cells = [], []
-        marks = [self._marks(sample.marks) for sample in samples if sample.marks is not None]
+        marks = [label_marks(sample.marks, self.tokenizer) for sample in samples if sample.marks is not None]
         for sample in samples:
             cells.append(label_cells(sample, grid, has_places=not is_detail))
             if with_patches:
@@ -301,26 +302,6 @@ class BatchMaker:
             is_sure=torch.from_numpy(np.concatenate([c.is_sure for c in cells])),
             marks=torch.from_numpy(np.concatenate(marks)) if marks else None,
         )
-
-    def _marks(self, marks: Marks) -> np.ndarray:
-        """(M, 1 + columns): the ids of a document's characters, IGNORE where there is none, and its marks."""
-        chars = np.full((len(marks.values), 1), IGNORE)
-        for token, char in marks.chars.items():
-            chars[token] = self.tokenizer.id(char)
-        return np.concatenate([chars, marks.values], axis=1)
-
-    def _sources(self, questions: list[Question], rows: Rows) -> torch.Tensor:
-        """`Rows.sources`: a row's last targets are the answer and what ends it."""
-        found = torch.tensor([NOWHERE, 0, 0, 0]).repeat(*rows.ids.shape, 1)
-        for row, question in enumerate(questions):
-            if question.sources:
-                pieces = [self.tokenizer.decode([token]) for token in self.tokenizer.encode(question.answer)]
-                sources = sources_of_tokens([*pieces, "."], question.sources)
-                stop = int((rows.targets[row] != IGNORE).nonzero().max()) + 1
-                found[row, stop - len(sources) : stop] = torch.tensor(
-                    [[s.token, s.line, s.field, s.offset] for s in sources]
-                )
-        return found
 
     def _pad(self, rows: list[tuple[list[int], int, int, int, list[int]]], next_position: int) -> Rows:
         """Rows of (ids and two numbers of `_row`, picture, what is asked) as tensors."""
@@ -347,24 +328,6 @@ class BatchMaker:
 def tokenizer_config(tokenizer: MiniTokenizer) -> ModelConfig:
     """mini's configuration for this tokenizer; the vocabulary padded to a multiple of 64 rows."""
     return model_config(tokenizer.ids, -(-len(tokenizer) // 64) * 64)
-
-
-def find_shapes(sample: Sample, grid: tuple[int, int]) -> None:
-    """Say in which tokens of the `grid` (height, width) the shapes lie that answers are read from."""
-    for question in sample.questions:
-        question.sources = [
-            source
-            if source.shape == NOWHERE
-            else replace(source, token=centre_of(sample, source.shape, grid))
-            for source in question.sources
-        ]
-
-
-def centre_of(sample: Sample, number: int, grid: tuple[int, int]) -> int:
-    assert sample.pixels is not None
-    height, width = sample.pixels.shape[:2]
-    shape = sample.shapes[number]
-    return int(shape.y / height * grid[0]) * grid[1] + int(shape.x / width * grid[1])
 
 
 def best_split(lengths: list[int]) -> int:

@@ -16,7 +16,7 @@ from mini.scenes import Colour, hsv_colour
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 SIZES = (13, 17)  # of the typeface, in pixels
-WIDEST = 15  # pixels: no letter reaches into its neighbour's square
+WIDEST = 15  # pixels that a letter takes: it leaves its square by two at most
 
 
 @dataclass(slots=True)

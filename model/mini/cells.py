@@ -68,10 +68,15 @@ def distances(shape: Shape, size: tuple[int, int], grid: tuple[int, int]) -> np.
     return np.hypot(y - shape.y, x - shape.x) / shape.radius
 
 
+def centre_of(shape: Shape, size: tuple[int, ...], grid: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of the token that holds the shape's centre; `size` (height, width) in pixels."""
+    return int(shape.y / size[0] * grid[0]), int(shape.x / size[1] * grid[1])
+
+
 def inside_of(shape: Shape, size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
     """Which tokens (rows, columns) are surely the shape's, its centre's always."""
     inside = distances(shape, size, grid) < INSIDE
-    inside[int(shape.y / size[0] * grid[0]), int(shape.x / size[1] * grid[1])] = True
+    inside[centre_of(shape, size, grid)] = True
     return inside
 
 
@@ -82,7 +87,7 @@ def _label_shapes(sample: Sample, values: np.ndarray, is_sure: np.ndarray, has_p
     rows, columns = values.shape[:2]
     for shape in sample.shapes:
         distance = distances(shape, (height, width), (rows, columns))
-        centre = int(shape.y / height * rows), int(shape.x / width * columns)
+        centre = centre_of(shape, (height, width), (rows, columns))
         inside, near = distance < INSIDE, distance < 1.15
         inside[centre] = near[centre] = True
         labels = {"kind": KINDS.index(shape.kind), "colour": COLOURS.index(shape.colour)}

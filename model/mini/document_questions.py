@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mini.document_templates import OCR_PROMPT, TEMPLATES
 from mini.labels import Question
@@ -82,7 +82,7 @@ class Document:
     marks: Marks
     count: int
     columns: int
-    values: Sequence[int] = field(default=())
+    values: Sequence[int] = ()
 
     def place(self, name: str) -> tuple[int, int]:
         """Line and number of a receipt's or an invoice's field."""

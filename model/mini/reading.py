@@ -27,9 +27,8 @@ class Reading(nn.Module):
         self._words = [model.language_model.embed_tokens]
         size = model.config.text.hidden_size
         # Of the eyes, and of the language model when it has read the picture up to there.
-        self.marked, self.noticed = (
-            nn.ModuleDict({name: nn.Linear(size, 1 + count) for name, count in MARKED.items()}) for _ in "en"
-        )
+        self.marked = nn.ModuleDict({name: nn.Linear(size, 1 + count) for name, count in MARKED.items()})
+        self.noticed = nn.ModuleDict({name: nn.Linear(size, 1 + count) for name, count in MARKED.items()})
         self.wanted = nn.ModuleDict({name: nn.Linear(size, 1 + MARKED[name]) for name in [*MARKED][:PLACE]})
 
     def see(self, features: Tensor, marks: Tensor) -> tuple[Tensor, dict[str, float]]:

@@ -4,15 +4,27 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mini.architecture import TOKEN_PIXELS
 from mini.batches import IGNORE, BatchMaker
+from mini.block_letters import LETTERS, SIZES, Hand
 from mini.documents import COLUMNS, ROWS
+from mini.fonts import first_faces
 from mini.labels import Question, Sample
-from mini.marks import LAST_LINE, MARKED, NOWHERE, VALUE_LINE
+from mini.marks import (
+    END_OF_FIELD,
+    END_OF_LINE,
+    END_OF_LIST,
+    LAST_LINE,
+    MARKED,
+    NOWHERE,
+    VALUE_LINE,
+)
 from mini.sample import make_sample
 
 SEEDS = range(150)
@@ -74,17 +86,36 @@ def test_json_and_csv_hold_what_is_written() -> None:
     assert min(num_tables, num_receipts, num_charts) >= 10
 
 
-def test_letters_stay_in_their_squares() -> None:
-    """What a token shows is its own: without its letter, none of the others changes."""
-    for seed in range(40):
-        sample = make_sample("document", seed, "train")
+@pytest.mark.parametrize("face", [None, *first_faces()])
+@pytest.mark.parametrize("size", SIZES)
+def test_letters_stay_in_their_squares(face: Path | None, size: int) -> None:
+    for char in LETTERS:
+        for shift in (-1, 1):
+            image = Image.new("RGB", (3 * TOKEN_PIXELS, 3 * TOKEN_PIXELS), (255, 255, 255))
+            Hand(face, size, (0, 0, 0), shift).write(image, char, 1, 1)
+            is_ink = np.asarray(image)[..., 0] < 160
+            rows, columns = np.nonzero(is_ink)
+            assert min(rows.min(), columns.min()) >= TOKEN_PIXELS - 2
+            assert max(rows.max(), columns.max()) < 2 * TOKEN_PIXELS + 2
+
+
+def test_what_ends_is_marked_behind_each_field() -> None:
+    num_tables = 0
+    for sample, question in documents():
+        if question.task != "table_json":
+            continue
         assert sample.marks is not None
-        assert sample.pixels is not None
-        rows, columns = sample.marks.grid
-        assert sample.pixels.shape == (rows * TOKEN_PIXELS, columns * TOKEN_PIXELS, 3)
-        squares = sample.pixels.reshape(rows, TOKEN_PIXELS, columns, TOKEN_PIXELS, 3).std((1, 3)).sum(-1)
-        written = {divmod(token, columns) for token in sample.marks.chars}
-        assert min(squares[place] for place in written) > 5
+        rows = json.loads(question.answer)
+        ends = sample.marks.values[:, list(MARKED).index("end")]
+        for line in range(1, len(rows) + 2):
+            for number in range(1, len(rows[0]) + 1):
+                is_last = number == len(rows[0])
+                end = END_OF_FIELD if not is_last else END_OF_LIST if line == len(rows) + 1 else END_OF_LINE
+                *chars, behind = sample.marks.sources(line, number)
+                assert ends[behind.token] == end
+                assert not ends[[source.token for source in chars]].any()
+        num_tables += 1
+    assert num_tables > 20
 
 
 def test_bars_end_where_their_marks_are() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from mini.batches import BatchMaker
+from mini.cells import COLUMNS
 from mini.losses import RouterBalance, encode, of_pictures, see
 from mini.marks import NOWHERE
 from mini.pointing import LOOKING_HEADS
@@ -91,4 +92,8 @@ def test_rows_that_read_nothing_cost_nothing(tmp_path: Path) -> None:
         (rows.sources[..., 0] != NOWHERE).any().item() for rows in batch.rows if rows.sources is not None
     ]
     assert reads == [False, True]
+    labels = batch.pictures.labels.view(3, -1, len(COLUMNS))[..., COLUMNS.index("centre")]
+    for rows in batch.rows:
+        for row, time in (rows.sources[..., 0] != NOWHERE).nonzero().tolist():
+            assert labels[rows.pictures[row], rows.sources[row, time, 0]] == 1  # a shape's centre
     assert run.losses(batch, RouterBalance(run.model)).total.isfinite()
