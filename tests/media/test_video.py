@@ -1,6 +1,7 @@
 """Clips that PyAV itself has written: which frames are shown, and when."""
 
 import threading
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 
 from qwen35.errors import InputError
 from qwen35.processing.resize import resize_frame
-from qwencli.media.frame_index import FrameIndex
+from qwencli.media.frame_index import FrameIndex, _table_of, read_index
 from qwencli.media.upright import Turn
 from qwencli.media.watchdog import watched as watched_work
 from tests.media.clips import COLOURS, all_times, colours_of, counter, encode, number_of, numbers, opened
@@ -290,3 +291,21 @@ def test_a_display_matrix_turns_by_quarters(matrix: tuple[int, int, int, int], t
 
 def test_without_a_matrix_nothing_is_turned() -> None:
     assert Turn.from_matrix(None) == Turn() == Turn.from_matrix(b"short")
+
+
+def test_the_table_of_an_mp4_tells_what_its_packets_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = encode(tmp_path / "clip.mp4", map(counter, range(200)), g="50", bf="0")
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        table = _table_of(container, stream, list(islice(container.demux(stream), 64)))
+    monkeypatch.setattr("qwencli.media.frame_index._table_of", lambda *_: None)
+    with av.open(str(path)) as container:
+        packets = read_index(container, container.streams.video[0], lambda: None)
+    assert table is not None
+    assert packets is not None
+    assert table.stamps is not None
+    assert np.array_equal(table.stamps, packets.stamps)
+    assert table.keys.tolist() == packets.keys.tolist() == [0, 50, 100, 150]
+    assert np.allclose(table.timeline.starts, packets.timeline.starts)
