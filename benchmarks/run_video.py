@@ -56,7 +56,7 @@ def ask(clip: "VideoClip", job: dict[str, Any]) -> dict[str, Any]:
     message = Message("user", (part, TextPart("What happens?")))
     request = Request((message,), sampling=SamplingOverrides(temperature=0.0), max_tokens=1)
     if job["window_s"]:
-        events = walk(engine, Windows.plan(engine.processor, request, job["window_s"]))
+        events = engine.run(walk(engine, Windows.plan(engine.processor, request, job["window_s"])))
     else:
         events = engine.generate(request)
     *_, finished = events

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qwencli.errors import UsageError
 
@@ -22,7 +22,7 @@ class WindowChoice:
 
     @classmethod
     def of(
-        cls, seconds: float | None, *, in_each: bool, in_conversation: bool, has_form: bool
+        cls, seconds: float | None, *, in_each: bool, has_form: bool, in_conversation: bool = False
     ) -> "WindowChoice | None":
         """None where no windows are asked for. Raises UsageError for what does not go together."""
         if seconds is None:
@@ -33,9 +33,14 @@ class WindowChoice:
             raise UsageError(
                 "--window is for a single question: a conversation (-c, --chat) would hold the video whole."
             )
-        if in_each and has_form:
+        choice = cls(seconds, in_each)
+        choice.check(has_form=has_form)
+        return choice
+
+    def check(self, *, has_form: bool) -> None:
+        """Raises UsageError where answers in each window cannot have one form."""
+        if self.in_each and has_form:
             raise UsageError("--each-window gives several answers: no schema or grammar describes them all.")
-        return cls(seconds, in_each)
 
     def plan(
         self,
@@ -53,3 +58,12 @@ class WindowChoice:
 
         windows = Windows.plan(processor, Request(messages), self.seconds)
         return windows.of_request(processor, request_of(windows.request_of(0).messages))
+
+    def __str__(self) -> str:
+        """As it was asked for."""
+        return f"--window {self.seconds:g}{' --each-window' * self.in_each}"
+
+
+def told_of(attachments: list[dict[str, Any]], windows: "Windows") -> list[dict[str, Any]]:
+    """What JSON says of attachments, whose video is walked through."""
+    return [item | windows.to_dict() if item["type"] == "video" else item for item in attachments]

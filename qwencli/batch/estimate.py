@@ -85,7 +85,11 @@ def estimate(
             errors.append(str(prepared.error).rstrip("."))
             continue
         first = first or prepared.prompt.prompt
-        prompts.append((len(prepared.prompt.ids), prepared.prompt.image_tokens, prepared.prompt.video_tokens))
+        num_tokens, num_video = len(prepared.prompt.ids), prepared.prompt.video_tokens
+        if prepared.windows:
+            num_tokens += prepared.windows.num_tokens - num_video
+            num_video = prepared.windows.num_tokens
+        prompts.append((num_tokens, prepared.prompt.image_tokens, num_video))
     answer_tokens = speed.answer_tokens if speed else None
     if answer_tokens is not None and preparer.settings.max_tokens is not None:
         answer_tokens = min(answer_tokens, float(preparer.settings.max_tokens))

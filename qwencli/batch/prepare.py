@@ -7,6 +7,7 @@ import numpy as np
 
 from qwen35.engine.engine import prepare
 from qwen35.engine.request import Request
+from qwen35.engine.windows import Windows
 from qwen35.errors import DoesNotFit, InputError
 from qwen35.messages import ImagePart, Message, Part, TextPart
 from qwen35.processing.processor import ModelInput, Processor
@@ -21,6 +22,7 @@ from qwencli.render.record import Record
 from qwencli.settings import Settings
 from qwencli.structured.finish import Finish
 from qwencli.values import PageRanges
+from qwencli.windows import WindowChoice, told_of
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
@@ -39,6 +41,7 @@ class Prepared:
     error: Exception | None = None
     done_as: Done | None = None
     finish: Finish = field(default_factory=Finish)  # what becomes of its answer
+    windows: Windows | None = None  # then `request` and `prompt` are those of the first one
 
     @property
     def num_bytes(self) -> int:
@@ -58,6 +61,7 @@ class Preparer:
     id_prefix: str
     find: Callable[[str, str], Done | None]
     finish: Finish = field(default_factory=Finish)
+    windows: WindowChoice | None = None
 
     def prepare(self, item: Item) -> Prepared:
         """Never raises: what is wrong with an item is its own end, and not that of others."""
@@ -105,9 +109,21 @@ class Preparer:
             messages = messages_of(settings.system, attachments, item.prompt)
         prepared.finish = finish = prepared.finish.about(messages)
         messages = (*messages[:-1], finish.told(messages[-1]))
-        request, record.attachments = runtime.plan(
-            self.processor, settings, messages, attachments, record.notes.append, finish.form
-        )
+
+        def request_of(messages: tuple[Message, ...]) -> Request:
+            request, record.attachments = runtime.plan(
+                self.processor, settings, messages, attachments, record.notes.append, finish.form
+            )
+            return request
+
+        if self.windows:
+            self.windows.check(has_form=finish.form is not None)
+            windows = self.windows.plan(self.processor, messages, request_of)
+            record.attachments = told_of(record.attachments, windows)
+            record.notes.append(f"{windows.clip.source}: {windows.line}")
+            prepared.windows, request = windows, windows.request_of(0)
+        else:
+            request = request_of(messages)
         prompt = prepare(self.processor, request)
         if request.fault is None:  # else it may be asked again, about the same pictures
             request = replace(request, messages=_without_pixels(request.messages))

@@ -126,7 +126,14 @@ class Batch:
         assert self.engine is not None
         prepared.record.backend = self.engine.backend_name
         self._asked[prepared.item.id] = prepared.record, prepared.finish
-        return batching.Item(prepared.item.id, prepared.request, prepared.prompt)
+        chosen = self.preparer.windows
+        return batching.Item(
+            prepared.item.id,
+            prepared.request,
+            prepared.prompt,
+            prepared.windows,
+            in_each=chosen is not None and chosen.in_each,
+        )
 
     def _rows_for(self, first: Prepared, engine: Engine) -> int:
         """Rows of prompts as long as the first one's."""

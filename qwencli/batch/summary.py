@@ -77,7 +77,8 @@ class Summary:
         parts = [f"{self.answered:,} of {self.num_items:,} items answered"]
         if self.skipped:
             before = f" ({self.failed_before:,} of them failed)" if self.failed_before else ""
-            parts.append(f"{self.skipped:,} were done before{before}")
+            were = "was" if self.skipped == 1 else "were"
+            parts.append(f"{self.skipped:,} {were} done before{before}")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         if left := self.num_items - self.done:

@@ -304,7 +304,7 @@ def _answer(
     request = replace(request, logprobs=asked.finish.wants_logprobs)
     num_answers = asked.finish.num_answers
     answering = (
-        walk(engine, windows, in_each=in_each)
+        engine.run(walk(engine, windows, in_each=in_each))
         if windows
         else answer_several(engine, request, prompt, num_answers)
         if num_answers > 1
@@ -322,6 +322,7 @@ def _answer(
 def _planned(asked: _Asked, processor: "Processor", record: Record) -> "tuple[Request, Windows | None]":
     """What the model is asked; in windows, what it is asked in the first one, and all of them."""
     from qwencli import runtime
+    from qwencli.windows import told_of
 
     def request_of(messages: "tuple[Message, ...]") -> "Request":
         request, record.attachments = runtime.plan(
@@ -332,9 +333,7 @@ def _planned(asked: _Asked, processor: "Processor", record: Record) -> "tuple[Re
     if asked.windows is None:
         return request_of(asked.messages), None
     windows = asked.windows.plan(processor, asked.messages, request_of)
-    record.attachments = [
-        item | windows.to_dict() if item["type"] == "video" else item for item in record.attachments
-    ]
+    record.attachments = told_of(record.attachments, windows)
     asked.notify(f"{windows.clip.source}: {windows.line}")
     return windows.request_of(0), windows
 

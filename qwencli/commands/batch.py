@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qwencli.settings import Settings
     from qwencli.structured.finish import Finish
     from qwencli.values import PageRanges
+    from qwencli.windows import WindowChoice
 
 
 def batch(
@@ -79,6 +80,8 @@ def batch(
     start: options.Start = None,
     end: options.End = None,
     video_tokens: options.VideoTokenBound = None,
+    window: options.Window = None,
+    each_window: options.EachWindow = False,
     think: options.Think = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
@@ -141,6 +144,7 @@ def batch(
     from qwencli.structured.finish import Finish
     from qwencli.templates.places import Places
     from qwencli.templates.template import chosen_template
+    from qwencli.windows import WindowChoice
 
     if (append and overwrite) or (quiet and verbose) or (render_as and format != "json"):
         raise UsageError(
@@ -165,6 +169,7 @@ def batch(
         raise UsageError(
             "--append, --overwrite, --retry-failed and --json are for answers in a file: -o answers.jsonl"
         )
+    windows = WindowChoice.of(window, in_each=each_window, has_form=finish.form is not None)
     form: Form = "csv" if render_as else "openai" if format == "openai" else "json"
     inputs, question = (words or [], template.prompt) if template else tell_apart(words or [])
     check_output(out, inputs)
@@ -192,6 +197,7 @@ def batch(
             is_private=private,
             prints_json=json,
             is_verbose=verbose,
+            windows=windows,
         )
         found = survey(listing, lambda done: aside.progress.update("looking at the items", done, 0, "items"))
         aside.progress.end()
@@ -230,6 +236,7 @@ class _Command:
     is_private: bool
     prints_json: bool
     is_verbose: bool
+    windows: "WindowChoice | None"
 
     def notify(self, text: str) -> None:
         from qwen35.events import Note
@@ -322,6 +329,8 @@ class _Command:
         if form:
             asked = [question or "", form.grammar.source, *(rule.text for rule in form.rules)]
             question = "\n".join([*asked, "--where"] if self.finish.tells_where else asked)
+        if self.windows:
+            question = f"{question or ''}\n{self.windows}"
         return weights, Run.of(weights, question, self.settings, self.pages)
 
     def _preparer(self, run: "Run", find: "Callable[[str, str], Done | None]") -> "Preparer":
@@ -330,7 +339,15 @@ class _Command:
 
         processor = runtime.open_processor(self.model.folder)
         return Preparer(
-            processor, self.settings, self.pages, self.model.name, run, self.form.prefix, find, self.finish
+            processor,
+            self.settings,
+            self.pages,
+            self.model.name,
+            run,
+            self.form.prefix,
+            find,
+            self.finish,
+            self.windows,
         )
 
     def _target(self, run: "Run") -> "Target":

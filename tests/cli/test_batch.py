@@ -102,7 +102,7 @@ def test_what_failed_is_asked_again_on_request(batch: Invoke, scans: Path) -> No
     assert records(OUT)["later.png"]["error"]["message"] == "later.png: no such file."
     again = batch(*words, "--retry-failed", input=b"scans/scan000.png\nlater.png\n")
     assert again.code == 6
-    assert "1 were done before, 1 failed" in again.err
+    assert "1 was done before, 1 failed" in again.err
     assert records(OUT)["later.png"]["error"]
     assert len(records(OUT)) == 2
 
@@ -134,7 +134,7 @@ def test_an_output_of_another_run_is_kept_or_dropped_on_request(batch: Invoke, s
     assert batch(picture, "what is it?", "-o", OUT, "--append").code == 0
     assert OUT.read_text().startswith(first)
     assert len(OUT.read_text().splitlines()) == 2
-    assert "1 were done before" in batch(picture, "what is it?", "-o", OUT, "--append").err
+    assert "1 was done before" in batch(picture, "what is it?", "-o", OUT, "--append").err
     assert batch(picture, "how many circles?", "-o", OUT, "--overwrite").code == 0
     assert len(records(OUT)) == 1
 
@@ -239,7 +239,7 @@ def test_a_name_that_is_no_text_comes_back(batch: Invoke, scans: Path) -> None:
     for words in ((), ("--as", "csv"), ("--format", "openai")):
         out = f"out{len(words)}{words[-1:]}"
         assert batch(name, ASK, "-o", out, *words).code == 0
-        assert "1 were done before" in batch(name, ASK, "-o", out, *words).err
+        assert "1 was done before" in batch(name, ASK, "-o", out, *words).err
 
 
 def test_columns_of_lines_fill_the_question(batch: Invoke, scans: Path) -> None:

@@ -19,6 +19,8 @@ import numpy as np
 from qwen35.engine.answer import Decode, Steps
 from qwen35.engine.engine import Engine, decode
 from qwen35.engine.request import Request
+from qwen35.engine.walk import walk
+from qwen35.engine.windows import Windows
 from qwen35.errors import DoesNotFit, InputError, Qwen35Error
 from qwen35.events import Event, PictureProgress, PrefillProgress
 from qwen35.processing.processor import ModelInput
@@ -29,11 +31,21 @@ MOST_ROWS = 8  # of `rows_that_fit`: more rows compute longer than one reading o
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """A request under a name of the caller's. `prompt`: prepared already, else it is here."""
+    """A request under a name of the caller's. `prompt`: prepared already, else it is here.
+
+    `windows`: its clip is walked through in them, with an answer at the end or `in_each`.
+    """
 
     key: str
     request: Request
     prompt: ModelInput | None = None
+    windows: Windows | None = None
+    in_each: bool = False
+
+    def steps(self, engine: Engine) -> Steps:
+        if self.windows:
+            return walk(engine, self.windows, in_each=self.in_each, is_one_of_many=True)
+        return engine.steps(self.request, self.prompt, is_one_of_many=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +68,7 @@ def answer_all(engine: Engine, items: Iterable[Item], max_rows: int) -> Generato
     try:
         while True:
             if reading is None and len(rows) < max_rows and (item := next(waiting, None)):
-                reading = _Row(item.key, engine.steps(item.request, item.prompt, is_one_of_many=True))
+                reading = _Row(item.key, item.steps(engine))
             if reading:
                 yield from reading.go_on()
                 if reading.wish:

@@ -97,7 +97,11 @@ class Engine:
 
         Closing the iterator ends the work and frees its state.
         """
-        with closing(self.steps(request, prompt, state=state)) as steps, ExitStack() as ending:
+        return self.run(self.steps(request, prompt, state=state))
+
+    def run(self, steps: Steps) -> Generator[Event]:
+        """The events of one request's `steps`, which runs alone."""
+        with closing(steps), ExitStack() as ending:
             logits: np.ndarray | None = None
             speculation: Speculation | None = None
             while (step := next_of(steps, logits)) is not None:
@@ -107,8 +111,9 @@ class Engine:
                     yield step
                     logits = None
                     continue
-                if speculation and not speculation.is_of(step.state):
-                    speculation = None  # of a first answer: this is another
+                if speculation and not speculation.is_of(step.state):  # of an answer before: this is another
+                    ending.close()
+                    speculation = None
                 if speculation is None and self.speculating and self.speculating.may_pay:
                     speculation = self.speculating.begin(self.backend, step.state)
                     ending.callback(speculation.close)

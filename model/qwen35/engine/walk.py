@@ -16,6 +16,7 @@ from itertools import islice, takewhile
 import numpy as np
 
 from qwen35.cache.keys import media_of, prefix_keys
+from qwen35.engine.answer import Decode, Steps, next_of
 from qwen35.engine.engine import Engine, Read, prepare
 from qwen35.engine.request import Request
 from qwen35.engine.windows import Windows
@@ -37,10 +38,11 @@ from qwen35.processing.video_plan import VideoPlan
 from qwen35.state import KVBlocks, ModelState
 
 
-def walk(engine: Engine, windows: Windows, *, in_each: bool = False) -> Generator[Event]:
+def walk(engine: Engine, windows: Windows, *, in_each: bool = False, is_one_of_many: bool = False) -> Steps:
     """Answer once, in the last window, or `in_each` of them: then each answer is told with its seconds.
 
-    The state at the end of a walk is kept, for another question about it. Closing the iterator ends the work.
+    As `Engine.steps`, for whoever runs it. The state at the end of a walk is kept, for another question about
+    it, but for that of one of many.
     """
     experts, layers = engine.backend.expert_use, engine.backend.layer_use
     account = _Account(time.perf_counter(), windows.num_tokens)
@@ -55,7 +57,7 @@ def walk(engine: Engine, windows: Windows, *, in_each: bool = False) -> Generato
     else:
         account.miss_reason = "this walk has not been made before" if cache else None
         state, window = yield from _through(engine, windows, account, in_each=in_each)
-        if cache:
+        if cache and not is_one_of_many:
             label = f"{len(windows.plans)} windows of {windows.clip.source}"
             cache.keep_walked(key, state, num_tokens, label)
     yield from account.answer(engine, window, state, tells_window=in_each)
@@ -112,7 +114,7 @@ def _trail(engine: Engine, windows: Windows, model: str) -> tuple[str, int, _Win
 
 def _through(
     engine: Engine, windows: Windows, account: "_Account", *, in_each: bool
-) -> Generator[Event, None, tuple[ModelState, _Window]]:
+) -> Generator[Event | Decode, np.ndarray | None, tuple[ModelState, _Window]]:
     """Move a state through all windows, and answer in those before the last where that is asked for."""
     heard = {*windows.clip.notes()}
     clip = _OnePass(windows.clip, windows.plans)
@@ -209,10 +211,8 @@ class _Account:
         self._spend(read.media_s, read.prefill_s, 0.0)
         return read.state
 
-    def answer(
-        self, engine: Engine, window: _Window, state: ModelState, *, tells_window: bool
-    ) -> Iterator[Event]:
-        """The events of one answer, which leaves `state` as it is, as those of the walk."""
+    def answer(self, engine: Engine, window: _Window, state: ModelState, *, tells_window: bool) -> Steps:
+        """The steps of one answer, which leaves `state` as it is, as those of the walk."""
         asked_s = time.perf_counter() - self.began
         prompt, plan = window.prompt, window.plan
         self.usage = replace(
@@ -223,13 +223,17 @@ class _Account:
         is_begun = not tells_window
         # A second answer would have to see the window again, and that has gone by.
         request = replace(window.request, fault=None)
-        with closing(engine.generate(request, prompt, state=state.fork())) as events:
-            for event in events:
+        logits = None
+        with closing(engine.steps(request, prompt, state=state.fork())) as steps:
+            while (event := next_of(steps, logits)) is not None:
+                logits = None
                 if not is_begun and isinstance(event, TextDelta | Finished):
                     line = "\n" if self.text else ""
                     yield self._say(f"{line}- {plan.range}: ")
                     is_begun = True
                 match event:
+                    case Decode():
+                        logits = yield event
                     case Note(text) if text in prompt.notes:
                         pass
                     case Prefilled():

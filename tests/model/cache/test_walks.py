@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from qwen35.backends.plain import PlainBackend
+from qwen35.engine.batching import Item, answer_all
 from qwen35.engine.engine import Engine
 from qwen35.engine.request import Grammar, Request
 from qwen35.engine.walk import walk
@@ -64,7 +65,8 @@ class Watching(Counting):
 
 def walked(engine: Engine, windows: Windows, *, in_each: bool = False) -> tuple[list[Event], Watching]:
     watching = Watching(engine)
-    return [*walk(replace(engine, backend=watching), windows, in_each=in_each)], watching  # type: ignore[arg-type]
+    engine = replace(engine, backend=watching)  # type: ignore[arg-type]
+    return [*engine.run(walk(engine, windows, in_each=in_each))], watching
 
 
 def reference_logits(engine: Engine, windows: Windows) -> np.ndarray:
@@ -113,6 +115,26 @@ def test_a_walk_is_what_the_network_makes_of_head_window_and_state(model_of: Mod
     np.testing.assert_allclose(watching.last_prefill, reference_logits(engine, windows), atol=1e-4)
 
 
+@pytest.mark.parametrize("in_each", [False, True])
+def test_walks_beside_others_are_as_alone(model_of: ModelOf, in_each: bool) -> None:
+    engine = engine_of(model_of("dense"))
+    walks = {str(seed): windows_of(engine, messages_of(moving(seed))) for seed in range(3)}
+    alone = {}
+    for key, windows in walks.items():
+        *_, alone[key] = engine.run(walk(engine, windows, in_each=in_each))
+    items = [
+        Item(key, windows.request_of(0), windows=windows, in_each=in_each) for key, windows in walks.items()
+    ]
+    together = {key: event for key, event in answer_all(engine, items, 2) if isinstance(event, Finished)}
+    assert {*together} == {*alone}
+    for key, event in together.items():
+        other = alone[key]
+        assert isinstance(other, Finished)
+        assert (event.answer, event.reason) == (other.answer, other.reason)
+        assert event.usage.completion_tokens == other.usage.completion_tokens > 0
+        assert event.usage.prompt_tokens == other.usage.prompt_tokens
+
+
 def test_what_attention_sees_does_not_grow(model: Path) -> None:
     engine = engine_of(model)
     few = windows_of(engine, messages_of(LongClip(180, 64, 96, 10.0)))
@@ -129,7 +151,7 @@ def test_memory_does_not_grow_with_the_clip(model: Path) -> None:
         engine = engine_of(model)
         windows = windows_of(engine, messages_of(LongClip(num_frames, 64, 96, 10.0)))
         tracemalloc.start()
-        for _ in walk(engine, windows):
+        for _ in engine.run(walk(engine, windows)):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -267,7 +289,7 @@ def test_what_is_wrong_with_an_answer_is_not_asked_again_where_its_window_has_go
         grammar=Grammar("regex", "ab"),
         fault=lambda answer: "it is not right",
     )
-    *events, finished = walk(engine, Windows.plan(engine.processor, request, WINDOW_S))
+    *events, finished = engine.run(walk(engine, Windows.plan(engine.processor, request, WINDOW_S)))
     assert isinstance(finished, Finished)
     assert (finished.reason, finished.answer) == ("stop", "ab")
     assert not any(isinstance(event, Note) and "asked again" in event.text for event in events)
