@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, ClassVar, Literal, Protocol
 
+from qwencli.batch.targets import Done
 from qwencli.render.record import Record
 from qwencli.structured.tables import cell, value_at
 
@@ -20,11 +21,11 @@ _COLUMNS = ("item", "answer", "finish_reason", "error", "prompt_tokens", "comple
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a line of an output says: whose answer it is."""
+    """What a line of an output says: whose answer it is, and what kind of end it had."""
 
     item: str
     id: str
-    is_failed: bool
+    done_as: Done
     model: str | None
 
 
@@ -67,7 +68,8 @@ class JsonFormat:
 
     def decode(self, line: bytes) -> Line:
         values = json.loads(line)
-        return Line(_text(values["item"]), _text(values["id"]), values["error"] is not None, values["model"])
+        done_as = _done_as("error" if values["error"] else values["finish_reason"])
+        return Line(_text(values["item"]), _text(values["id"]), done_as, values["model"])
 
     def lines(self, file: IO[bytes]) -> Iterator[bytes]:
         yield from file
@@ -90,9 +92,9 @@ class OpenAIFormat(JsonFormat):
 
     def decode(self, line: bytes) -> Line:
         values = json.loads(line)
-        response = values["response"]
-        model = response["body"]["model"] if response else None
-        return Line(_text(values["custom_id"]), _text(values["id"]), values["error"] is not None, model)
+        body = values["response"]["body"] if values["error"] is None else None
+        done_as = _done_as(body["choices"][0]["finish_reason"] if body else "error")
+        return Line(_text(values["custom_id"]), _text(values["id"]), done_as, body["model"] if body else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ class CsvFormat:
     def decode(self, line: bytes) -> Line:
         (row,) = csv.reader(io.StringIO(line.decode(errors="surrogateescape"), newline=""), strict=True)
         values = dict(zip(self.columns, row, strict=True))
-        return Line(values["item"], values["id"], values["finish_reason"] == "error", values["model"] or None)
+        done_as = _done_as(values["finish_reason"])
+        return Line(values["item"], values["id"], done_as, values["model"] or None)
 
     def lines(self, file: IO[bytes]) -> Iterator[bytes]:
         """Rows: a line's end between quotes ends none."""
@@ -143,6 +146,12 @@ class CsvFormat:
 
     def is_whole(self, line: bytes) -> bool:
         return line.endswith(b"\r\n") and line.count(b'"') % 2 == 0
+
+
+def _done_as(finish_reason: str) -> Done:
+    if finish_reason == "error":
+        return "failed"
+    return "answered" if finish_reason == "stop" else "incomplete"
 
 
 def _row(values: Sequence[Any]) -> bytes:

@@ -14,8 +14,11 @@ from qwencli.settings import Settings
 from qwencli.values import PageRanges
 
 _ID = re.compile(r"(?:item-|batch_req_)([0-9a-f]{8})-([0-9a-f]{8})-([0-9a-f]{8})-([0-9a-f]{16})")
-# What of the settings does not change an answer, and what is hashed apart.
-_OTHER = ("model", "system", "device", "load", "ram", "threads", "cache_disk", "cache_ram")
+# What of the settings does not change an answer (or one that is cut off alone), and what is hashed apart.
+_OTHER = (
+    *("model", "system", "device", "load", "ram", "threads", "cache_disk", "cache_ram"),
+    *("max_tokens", "ctx"),
+)
 
 
 @dataclass(frozen=True, slots=True)

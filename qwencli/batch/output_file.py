@@ -8,13 +8,13 @@ import csv
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, get_args
 
 from qwen35.errors import UnwritableError
 from qwen35.weights.work_folder import sync_folder
@@ -23,6 +23,7 @@ from qwencli.batch.identity import Identity, Run
 from qwencli.batch.targets import Done
 from qwencli.errors import UsageError
 
+_KINDS: tuple[Done, ...] = get_args(Done)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of file systems that have none
 
@@ -45,7 +46,7 @@ class OutputFile:
     def __init__(self, path: Path, form: Format, run: Run, file: IO[bytes]) -> None:
         self.path, self.found = path, Found()
         self._format, self._run, self._file = form, run, file
-        # By hashes of items' names: the hash of the content, times two, and one more where it failed.
+        # By hashes of items' names: the hash of the content, times four, and which of `_KINDS` it is.
         self._done: dict[int, int] = {}
         self._has_stale = False  # lines that a later one replaces
 
@@ -58,9 +59,11 @@ class OutputFile:
         *,
         overwrite: bool = False,
         append: bool = False,
-        retry_failed: bool = False,
+        retry: Collection[Done] = (),
     ) -> Self:
-        """Make the file, or lock it, mend it and read what is done; with `retry_failed` failures are not.
+        """Make the file, or lock it, mend it and read what is done: not what is done as `retry` says.
+
+        Failures to be asked again are dropped at once, answers when their item has a new one.
 
         What another run has left is refused unless `append` keeps it or `overwrite` drops everything.
         Raises UnwritableError, and UsageError for a file that is refused.
@@ -71,7 +74,7 @@ class OutputFile:
                 output._new_path.unlink(missing_ok=True)  # of one that was killed
                 if overwrite:
                     output._file.truncate(0)
-                output._read(append=append, retry_failed=retry_failed)
+                output._read(append=append, retry=retry)
                 _sync_folder(path)
             except BaseException:
                 output._file.close()
@@ -81,9 +84,9 @@ class OutputFile:
     def find(self, item: str, content: str) -> Done | None:
         """How the item was done, with this content; None: it is to be asked."""
         state = self._done.get(_number(item))
-        if state is None or state >> 1 != int(content, 16):
+        if state is None or state >> 2 != int(content, 16):
             return None
-        return "failed" if state & 1 else "answered"
+        return _KINDS[state & 3]
 
     def write(self, item: str, line: bytes) -> None:
         """Add the line of an item. It is on the disk when this comes back; where it raises, none of it is."""
@@ -105,7 +108,7 @@ class OutputFile:
         finally:
             self._file.close()
 
-    def _read(self, *, append: bool, retry_failed: bool) -> None:
+    def _read(self, *, append: bool, retry: Collection[Done]) -> None:
         end = 0
         num_others, difference, has_stale = 0, "", False
         for raw, line in _lines_of(self._file, self._format, self.path):
@@ -120,7 +123,7 @@ class OutputFile:
                 continue
             number = _number(line.item)
             has_stale = has_stale or number in self._done
-            self._done[number] = int(identity.content, 16) << 1 | line.is_failed
+            self._done[number] = int(identity.content, 16) << 2 | _KINDS.index(line.done_as)
         if num_others and not append:
             raise UsageError(
                 f"{self.path}: holds {num_others} answers of {difference}. Choose another output; or "
@@ -132,20 +135,22 @@ class OutputFile:
             self._file.truncate(end)
         if end == 0:
             self._add(self._format.header)
-        failed = [number for number, state in self._done.items() if state & 1]
         self.found = Found(len(self._done), num_others, torn_bytes)
-        if retry_failed:
-            for number in failed:
-                del self._done[number]
-        if has_stale or (retry_failed and failed):
-            self._rewrite(drop_failed=retry_failed)
+        again = {number: kind for number, state in self._done.items() if (kind := _KINDS[state & 3]) in retry}
+        for number in again:
+            del self._done[number]
+        drops_failed = "failed" in again.values()
+        if has_stale or drops_failed:
+            self._rewrite(drop_failed=drops_failed)
+        self._has_stale = "incomplete" in again.values()
 
     def _rewrite(self, *, drop_failed: bool) -> None:
         """Write the file anew, of each item its last line, and put it in the place of the old one."""
         last: dict[int, int] = {}
         for place, (_, line) in enumerate(_lines_of(self._file, self._format, self.path)):
             if line is not None and self._is_own(line):
-                last[_number(line.item)] = -1 if drop_failed and line.is_failed else place
+                is_dropped = drop_failed and line.done_as == "failed"
+                last[_number(line.item)] = -1 if is_dropped else place
         path = self._new_path
         file = _open(path, os.O_TRUNC)
         try:

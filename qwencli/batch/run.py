@@ -112,6 +112,7 @@ class Batch:
             if one.done_as is not None:
                 self.summary.skipped += 1
                 self.summary.failed_before += one.done_as == "failed"
+                self.summary.incomplete_before += one.done_as == "incomplete"
             elif one.error is not None:
                 self._fail(one.record, one.error)
             else:

@@ -17,6 +17,7 @@ class Summary:
     failed: int = 0
     skipped: int = 0  # done before
     failed_before: int = 0  # of these
+    incomplete_before: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -62,6 +63,7 @@ class Summary:
             "failed": self.failed,
             "skipped": self.skipped,
             "failed_before": self.failed_before,
+            "incomplete_before": self.incomplete_before,
             "usage": {
                 "prompt_tokens": self.prompt_tokens,
                 "cached_tokens": self.cached_tokens,
@@ -76,7 +78,9 @@ class Summary:
         """For a person; `output`: what they call it."""
         parts = [f"{self.answered:,} of {self.num_items:,} items answered"]
         if self.skipped:
-            before = f" ({self.failed_before:,} of them failed)" if self.failed_before else ""
+            kinds = {"failed": self.failed_before, "incomplete": self.incomplete_before}
+            found = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number)
+            before = found and f" (of them {found})"
             were = "was" if self.skipped == 1 else "were"
             parts.append(f"{self.skipped:,} {were} done before{before}")
         if self.failed:
@@ -89,9 +93,12 @@ class Summary:
                 f"; {self.computed_tokens:,} tokens in {duration(self.seconds)} ({self.items_per_s():,.1f} "
                 f"items/s, {self.tokens_per_s():,.0f} tokens/s)"
             )
-        if self.incomplete:
-            number = "1 answer is" if self.incomplete == 1 else f"{self.incomplete:,} answers are"
-            lines.append(f"{number} incomplete: 'finish_reason' says why; see --max-tokens and --ctx")
+        if incomplete := self.incomplete + self.incomplete_before:
+            number = "1 answer is" if incomplete == 1 else f"{incomplete:,} answers are"
+            lines.append(
+                f"{number} incomplete: 'finish_reason' says why; --retry-incomplete asks again, perhaps with "
+                "a larger --max-tokens or --ctx"
+            )
         if self.failed + self.failed_before:
             lines.append(f"each failure is told in {output}; --retry-failed asks those items again")
         if left:

@@ -11,7 +11,7 @@ from typing import IO, Literal, Protocol, Self
 from qwen35.errors import UnwritableError
 from qwencli.errors import OutputError, ReaderGone, UsageError
 
-Done = Literal["answered", "failed"]
+Done = Literal["answered", "incomplete", "failed"]
 
 
 class Target(Protocol):

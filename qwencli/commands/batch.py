@@ -51,6 +51,13 @@ def batch(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again what failed in the output.")
     ] = False,
+    retry_incomplete: Annotated[
+        bool,
+        typer.Option(
+            "--retry-incomplete",
+            help="Ask again what has an incomplete answer in the output; another --max-tokens is allowed.",
+        ),
+    ] = False,
     append: Annotated[
         bool,
         typer.Option("--append", help="Keep answers of another model, question or settings in the output."),
@@ -150,7 +157,8 @@ def batch(
         raise UsageError(
             "Of --append and --overwrite, of -q and -v, and of --format and --as, only one can be given."
         )
-    existing = _Existing(append, overwrite, retry_failed)
+    retry: dict[Done, bool] = {"failed": retry_failed, "incomplete": retry_incomplete}
+    existing = _Existing(append, overwrite, tuple(kind for kind, is_asked in retry.items() if is_asked))
     folders = Folders.locate(os.environ)
     template = chosen_template(template_name, variables or (), folders.templates)
     given = template.under(context.params, is_record=True) if template else context.params
@@ -165,9 +173,10 @@ def batch(
     )
     if where and (render_as or format != "json"):
         raise UsageError("--where is told in JSON lines: leave out --as and --format.")
-    if out is None and (append or overwrite or retry_failed or (json and not dry_run)):
+    if out is None and (append or overwrite or existing.retry or (json and not dry_run)):
         raise UsageError(
-            "--append, --overwrite, --retry-failed and --json are for answers in a file: -o answers.jsonl"
+            "--append, --overwrite, --retry-failed, --retry-incomplete and --json are for answers in a file: "
+            "-o answers.jsonl"
         )
     windows = WindowChoice.of(window, in_each=each_window, has_form=finish.form is not None)
     form: Form = "csv" if render_as else "openai" if format == "openai" else "json"
@@ -217,7 +226,7 @@ class _Existing:
 
     append: bool
     overwrite: bool
-    retry_failed: bool
+    retry: "tuple[Done, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +291,8 @@ class _Command:
             signal.raise_signal(signal.SIGINT)  # what was asked for: an interrupted run
         if summary.failed + summary.failed_before:
             return ExitCode.SOME_FAILED
-        return ExitCode.INCOMPLETE if summary.incomplete else ExitCode.OK
+        is_complete = not summary.incomplete + summary.incomplete_before
+        return ExitCode.OK if is_complete else ExitCode.INCOMPLETE
 
     def estimate(self, found: "Survey") -> None:
         """`--dry-run`."""
@@ -310,10 +320,11 @@ class _Command:
 
         if self.out is None or self.existing.overwrite:
             return 0
-        done, others, difference = set(), 0, ""
+        done: set[str] = set()
+        others, difference = 0, ""
         for line, of in read_output(self.out, self.form):
             if of == run:
-                done.add(line.item)
+                (done.discard if line.done_as in self.existing.retry else done.add)(line.item)
             else:
                 others, difference = others + 1, run.differences(of)
         if others and not self.existing.append:
@@ -363,7 +374,7 @@ class _Command:
             run,
             append=self.existing.append,
             overwrite=self.existing.overwrite,
-            retry_failed=self.existing.retry_failed,
+            retry=self.existing.retry,
         )
         if output.found.torn_bytes:
             self.notify(

@@ -75,7 +75,7 @@ def test_a_finished_batch_asks_nothing_and_loads_no_model(
     monkeypatch.setattr("qwencli.runtime.load", None)
     result = batch(scans, ASK, "-o", OUT)
     assert result.code == 6
-    assert "0 of 5 items answered, 5 were done before (1 of them failed)" in result.err
+    assert "0 of 5 items answered, 5 were done before (of them 1 failed)" in result.err
     assert OUT.read_bytes() == before
 
 
@@ -105,6 +105,24 @@ def test_what_failed_is_asked_again_on_request(batch: Invoke, scans: Path) -> No
     assert "1 was done before, 1 failed" in again.err
     assert records(OUT)["later.png"]["error"]
     assert len(records(OUT)) == 2
+
+
+def test_what_is_incomplete_is_asked_again_with_more_tokens(invoke: Invoke, scans: Path) -> None:
+    words = ("batch", "scans/scan000.png", "scans/scan001.png", "what is it?", "-o", OUT, "-m", "mini")
+    assert invoke(*words, "--max-tokens", 2).code == 7
+    cut = records(OUT)
+    assert {line["finish_reason"] for line in cut.values()} == {"length"}
+    again = invoke(*words, "--max-tokens", 200)
+    assert again.code == 7, "what is incomplete stays so until it is asked again"
+    assert "2 were done before (of them 2 incomplete)" in again.err
+    assert records(OUT) == cut
+    told = json.loads(invoke(*words, "--retry-incomplete", "--dry-run", "--json").out)
+    assert (told["done"], told["to_do"]) == (0, 2)
+    whole = invoke(*words, "--max-tokens", 200, "--retry-incomplete")
+    assert whole.code == 0, whole.err
+    assert {line["finish_reason"] for line in records(OUT).values()} == {"stop"}
+    for item, line in records(OUT).items():
+        assert line["answer"].startswith(cut[item]["answer"])
 
 
 @pytest.mark.parametrize(

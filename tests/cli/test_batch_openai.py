@@ -92,7 +92,7 @@ def test_a_batch_file_goes_round(invoke: Invoke, site: str) -> None:
     assert errors["gone"] == {"code": "input", "message": "gone.png: no such file."}
     assert "in.jsonl, line 7: 'n' is not supported" in errors["in.jsonl:7"]["message"]
     assert "in.jsonl, line 8: 'url' is '/v1/embeddings'" in errors["in.jsonl:8"]["message"]
-    assert "8 were done before (3 of them failed)" in invoke(*words).err
+    assert "8 were done before (of them 3 failed, 1 incomplete)" in invoke(*words).err
 
 
 def test_requests_may_be_answered_in_our_own_form_with_a_system_message(invoke: Invoke, home: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from qwen35.errors import UnwritableError
-from qwen35.events import Finished
+from qwen35.events import Finished, FinishReason
 from qwencli.batch.formats import FORMATS, Form
 from qwencli.batch.identity import Identity, Run
 from qwencli.batch.output_file import OutputFile
@@ -26,11 +26,18 @@ ANSWER = 'Two lines,\r\n"quoted", and \N{SNOWMAN}\n'
 
 
 def write(
-    output: OutputFile, form: Form, number: int, *, content: int = 0, run: Run = RUN, fails: bool = False
+    output: OutputFile,
+    form: Form,
+    number: int,
+    *,
+    content: int = 0,
+    run: Run = RUN,
+    fails: bool = False,
+    reason: FinishReason = "stop",
 ) -> None:
     item = f"scans/{number}.png"
     record = Record(Identity(run, f"{content:016x}").id(FORMATS[form].prefix), item, "mini")
-    record.take(Finished("stop", ANSWER, ""))
+    record.take(Finished(reason, ANSWER, ""))
     output.write(item, FORMATS[form].encode(record, error_dict(3, "input", "no", None) if fails else None))
 
 
@@ -56,7 +63,7 @@ def test_it_knows_what_is_done(tmp_path: Path, form: Form) -> None:
         write(output, form, 2, content=5)
         assert output.find("scans/0.png", "0" * 16) is None  # in this run everything is asked once
     assert state(path, form) == ["answered", "failed", None, None]
-    assert state(path, form, retry_failed=True) == ["answered", None, None, None]
+    assert state(path, form, retry=["failed"]) == ["answered", None, None, None]
     with OutputFile.open(path, FORMATS[form], RUN) as output:
         assert output.found.num_items == 2  # what is to be asked again is gone
         assert output.find("scans/2.png", f"{5:016x}") == "answered"
@@ -190,6 +197,28 @@ def test_where_there_is_no_room_what_is_there_stays_whole(tmp_path: Path, form: 
     assert state(path, form, num_written + 1) == ["answered"] * num_written + [None]
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("reason", ["length", "loop", "schema"])
+def test_an_incomplete_answer_stays_until_its_item_has_a_new_one(
+    tmp_path: Path, form: Form, reason: FinishReason
+) -> None:
+    path = tmp_path / "out"
+    with OutputFile.open(path, FORMATS[form], RUN) as output:
+        write(output, form, 0)
+        write(output, form, 1, reason=reason)
+        write(output, form, 2, reason=reason)
+        write(output, form, 3, fails=True)
+    before = path.read_bytes()
+    assert state(path, form) == ["answered", "incomplete", "incomplete", "failed"]
+    assert state(path, form, retry=["incomplete"]) == ["answered", None, None, "failed"]
+    assert path.read_bytes() == before
+    with OutputFile.open(path, FORMATS[form], RUN, retry=["incomplete"]) as output:
+        write(output, form, 1)
+    assert state(path, form) == ["answered", "answered", "incomplete", "failed"]
+    assert [path.read_bytes().count(b"scans/%d.png" % number) for number in range(4)] == [1, 1, 1, 1]
+    assert state(path, form, retry=["incomplete", "failed"]) == ["answered", "answered", None, None]
+
+
 def test_a_line_of_each_form_says_the_same(tmp_path: Path) -> None:
     for form in FORMS:
         path = tmp_path / form
@@ -197,6 +226,6 @@ def test_a_line_of_each_form_says_the_same(tmp_path: Path) -> None:
         with path.open("rb") as file:
             *_, line = FORMATS[form].lines(file)
         decoded = FORMATS[form].decode(line)
-        assert (decoded.item, decoded.is_failed, decoded.model) == ("scans/0.png", False, "mini")
+        assert (decoded.item, decoded.done_as, decoded.model) == ("scans/0.png", "answered", "mini")
     values = json.loads((tmp_path / "openai").read_text())
     assert values["response"]["body"]["choices"][0]["message"]["content"] == ANSWER

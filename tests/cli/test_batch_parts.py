@@ -96,7 +96,7 @@ def test_a_summary_says_what_is_left_and_what_to_do() -> None:
     summary = Summary(10, answered=4, failed=1, skipped=2, failed_before=1, seconds=2.0)
     summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens = 1000, 400, 100
     assert summary.text("out.jsonl") == (
-        "4 of 10 items answered, 2 were done before (1 of them failed), 1 failed, 3 left; "
+        "4 of 10 items answered, 2 were done before (of them 1 failed), 1 failed, 3 left; "
         "700 tokens in 2.0 s (2.0 items/s, 350 tokens/s)\n"
         "each failure is told in out.jsonl; --retry-failed asks those items again\n"
         "the same command goes on where this one stopped\n"
