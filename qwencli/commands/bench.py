@@ -25,6 +25,7 @@ PROMPT_TOKENS = 512  # at most half of the context
 def bench(
     context: typer.Context,
     model: options.Model = None,
+    device: options.Device = None,
     load: options.Load = None,
     ram: options.Ram = None,
     quant: options.Quant = None,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qwen35.backends.native import library as native
+from qwen35.errors import InputError
 from qwencli import bandwidth
 from qwencli.commands import bench
 from tests.cli.conftest import Invoke
@@ -94,6 +95,19 @@ def test_more_tokens_than_the_context_holds_are_refused(invoke: Invoke) -> None:
     result = invoke("bench", "-m", "mini", "--tokens", "1000000", "--json")
     assert result.code == 2
     assert "context holds" in json.loads(result.out)["error"]["message"]
+
+
+def test_the_device_reaches_the_loader(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def load_engine(folder: Path, **how: object) -> None:
+        asked.append(how["device"])
+        raise InputError("far enough")
+
+    monkeypatch.setattr("qwen35.engine.load.load_engine", load_engine)
+    for words in ((), ("--device", "cuda"), ("--device", "cpu")):
+        assert invoke("bench", "-m", "mini", *SHORT, *words).code == 3
+    assert asked == ["auto", "cuda", "cpu"]
 
 
 def test_an_unknown_model_is_told(invoke: Invoke) -> None:
