@@ -14,6 +14,7 @@ from qwen35.state import kv_bytes_per_token
 from qwen35.weights.manifest import Manifest
 
 PROBE_BYTES = 1 << 30  # far more than any cache holds
+LEAST_PROBE_BYTES = 16 << 20
 CACHE_BYTES = 64 << 20  # what reads less for a token is served by the caches: no share of memory's speed
 
 _PASSES = 5
@@ -24,9 +25,10 @@ def read_bandwidth(num_threads: int, size_bytes: int | None = None) -> float:
     """Bytes per second that `num_threads` together read, each its part of one buffer from end to end.
 
     The median of a few passes. The buffer lies on huge pages where there are any, as weights do;
-    `size_bytes` None takes PROBE_BYTES, or a quarter of the memory available where that is less.
+    `size_bytes` None takes PROBE_BYTES, or a quarter of the memory available where that is less, but not
+    less than LEAST_PROBE_BYTES.
     """
-    buffer = _buffer(size_bytes or min(PROBE_BYTES, available_memory() // 4))
+    buffer = _buffer(size_bytes or max(LEAST_PROBE_BYTES, min(PROBE_BYTES, available_memory() // 4)))
     parts = np.array_split(buffer, num_threads)
     times = []
     with ThreadPoolExecutor(num_threads) as pool:

@@ -11,7 +11,7 @@ from typing import Literal
 import qwen35.builtin
 from qwen35.config import ARCHITECTURES
 from qwen35.errors import CheckpointError
-from qwen35.memory import total_memory
+from qwen35.memory import usable_memory
 from qwen35.weights.manifest import is_packed
 from qwen35.weights.packed import open_manifest
 from qwencli.folders import Folders
@@ -61,15 +61,17 @@ def known_models(folders: Folders) -> Iterator[KnownModel]:
             yield model
 
 
-def find_or_choose_model(name: str | None, folders: Folders) -> KnownModel:
+def find_or_choose_model(name: str | None, folders: Folders, ram: int | None = None) -> KnownModel:
     """`find_model`, and without a name the largest packed model of the user's that fits, else the built-in.
 
-    A model that is broken, or that would not leave the machine a fifth of its memory, is never chosen.
+    A model that is broken, or that would not leave a fifth of the memory (of the `ram` bytes that it may
+    have, where they are fewer), is never chosen.
     """
     if name is not None:
         return find_model(name, folders)
     sizes = [(_packed_bytes(model), model) for model in _in_data_folder(folders) if is_packed(model.folder)]
-    fitting = [(size, model) for size, model in sizes if size <= FITS * total_memory()]
+    usable = min(usable_memory(), ram or usable_memory())
+    fitting = [(size, model) for size, model in sizes if size <= FITS * usable]
     # The largest first: manifests are long, and that of the model that answers is read alone.
     for _, model in sorted(fitting, key=lambda pair: -pair[0]):
         with suppress(CheckpointError):

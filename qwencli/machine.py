@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwen35.cores import num_cores
-from qwen35.memory import memory_limit
+from qwen35.memory import available_memory, memory_limit
 
 # Instruction sets that matter for matrix products; the rest of a processor's long list does not.
 _INSTRUCTION_SETS = (
@@ -56,7 +56,7 @@ class Machine:
             num_cores=num_cores(),
             cpu_limit=_cpu_limit(),
             memory_total=memory.total,
-            memory_available=memory.available,
+            memory_available=available_memory(),
             memory_limit=memory_limit(),
         )
 

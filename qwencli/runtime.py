@@ -1,6 +1,7 @@
 """From settings to a model that answers. torch is imported by `load` alone, and not for packed models."""
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from qwen35.engine.request import Request, SamplingOverrides
 from qwen35.errors import InputError
-from qwen35.memory import total_memory
+from qwen35.memory import usable_memory
 from qwen35.messages import ImagePart, Message, Part, Sampling, TextPart, VideoPart
 from qwen35.processing.image import TokenBounds
 from qwen35.processing.processor import Processor
 from qwen35.weights.manifest import is_packed
 from qwencli.errors import UsageError
+from qwencli.interrupts import before_leaving
 from qwencli.machine import free_disk
 from qwencli.media.attach import Attachment
 from qwencli.settings import Settings
@@ -43,7 +45,7 @@ def load(
     """
     from qwen35.engine.load import load_engine
 
-    return load_engine(
+    engine = load_engine(
         folder,
         processor=processor,
         device=settings.device,
@@ -57,6 +59,9 @@ def load(
         on_progress=on_progress,
         on_note=notify,
     )
+    backend = weakref.ref(engine.backend)
+    before_leaving.append(lambda: (still := backend()) and still.save_hot())
+    return engine
 
 
 def states_of(settings: Settings, folder: Path, *, is_private: bool) -> "States":
@@ -71,7 +76,7 @@ def states_of(settings: Settings, folder: Path, *, is_private: bool) -> "States"
     return States(
         folder,
         min(20 * 10**9, free_disk(folder) // 5) if disk is None else disk,
-        (settings.ram or total_memory()) // 10 if ram is None else ram,
+        min(settings.ram or usable_memory(), usable_memory()) // 10 if ram is None else ram,
         can_write=not is_private and disk != 0,
     )
 

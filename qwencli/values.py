@@ -113,7 +113,10 @@ def parse_bytes(text: str) -> int:
         raise ValueError(f"{text!r} is not a size. Write it like 8G or 500M.")
     number, unit, is_binary = match.groups()
     factor = _UNITS[unit] if not is_binary else 1024 ** [*_UNITS].index(unit)
-    return int(float(number) * factor)
+    try:
+        return int(float(number) * factor)
+    except OverflowError:
+        raise ValueError(f"{text!r} is larger than any memory or disk.") from None
 
 
 def parse_rate(text: str) -> int:

@@ -27,6 +27,11 @@ def memory_limit() -> int | None:
     return min((limit for limit, _ in _limits()), default=None)
 
 
+def usable_memory() -> int:
+    """Bytes of RAM, or of the least limit on this process."""
+    return min(total_memory(), memory_limit() or total_memory())
+
+
 def resident_memory() -> int:
     """Bytes of this process that are in memory."""
     with suppress(OSError, ValueError):
@@ -90,7 +95,9 @@ def _limits() -> Iterator[tuple[int, int]]:
             with suppress(OSError, LookupError, ValueError):  # "max", or not visible from inside
                 bytes_limit = int((folder / limit).read_text(encoding="ascii"))
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
-                cached = int(stat.get("total_inactive_file", stat.get("inactive_file", "0")))
+                prefix = "total_" if "total_inactive_file" in stat else ""  # version 1, with the groups below
+                # Active too, where whatever is read twice goes: all of it makes room, as in MemAvailable.
+                cached = sum(int(stat.get(f"{prefix}{kind}_file", "0")) for kind in ("inactive", "active"))
                 if bytes_limit < 1 << 60:  # version 1 says "none" in a large number
                     yield bytes_limit, int((folder / used).read_text(encoding="ascii")) - cached
 

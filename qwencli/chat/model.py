@@ -33,6 +33,7 @@ class ChatModel:
         self._processor: Processor | None = None
         self._engine: Engine | None = None
         self._error: BaseException | None = None
+        self._is_given_up = False
         self._thread = threading.Thread(target=self._load, daemon=True)
         self._thread.start()
 
@@ -69,7 +70,9 @@ class ChatModel:
         return notes
 
     def close(self) -> list[str]:
-        """Wait for what the engine still saves. Returns notes on what went wrong."""
+        """Wait for what the engine still saves; what is being loaded is given up. Returns notes on what went
+        wrong."""
+        self._is_given_up = True
         return self._engine.close() if self._engine else []
 
     def _load(self) -> None:
@@ -87,6 +90,8 @@ class ChatModel:
                 lambda text: self._notes.append(text),
             )
             self.load_s = time.perf_counter() - started
+            if self._is_given_up:
+                self._engine.close(abandon=True)
         except BaseException as error:
             self._error = error
 

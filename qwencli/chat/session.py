@@ -1,5 +1,6 @@
 """One chat: its settings, model and conversation, and how a question goes through them."""
 
+import gc
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -95,9 +96,11 @@ class Session:
 
     def open_model(self, known: KnownModel | None = None) -> None:
         """Begin to load this model, or the one of the settings. Raises CheckpointError."""
-        known = known or find_or_choose_model(self.settings.model, self.folders)
+        known = known or find_or_choose_model(self.settings.model, self.folders, self.settings.ram)
         if self._model is not None:
             self.close()
+            self._model = None
+            gc.collect()  # its weights go before room is looked for: large ones would not fit beside it
         states = (
             runtime.states_of(self.settings, self.folders.states, is_private=self._is_private)
             if self._uses_cache

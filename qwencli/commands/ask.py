@@ -198,7 +198,7 @@ def ask(
                 settings, system=settings.system or chat.system, model=settings.model or chat.model
             )
             record.chat_id = chat.id
-        known_model = find_or_choose_model(settings.model, folders)
+        known_model = find_or_choose_model(settings.model, folders, settings.ram)
         record.model = known_model.name
         attachments = attacher.attach_all(question.inputs)
         messages = messages_of(settings.system, attachments, question.prompt)

@@ -194,7 +194,7 @@ def batch(
         command = _Command(
             settings,
             folders,
-            find_or_choose_model(settings.model, folders),
+            find_or_choose_model(settings.model, folders, settings.ram),
             CsvFormat(tuple(finish.fields)) if form == "csv" else FORMATS[form],
             question,
             pages,

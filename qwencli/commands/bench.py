@@ -51,7 +51,7 @@ def bench(
 
     folders = Folders.locate(os.environ)
     settings = Settings.resolve(context.params, os.environ, folders.config_file)
-    known_model = find_or_choose_model(settings.model, folders)
+    known_model = find_or_choose_model(settings.model, folders, settings.ram)
     with Aside(Verbosity.NORMAL) as aside:
         measured = _measure(known_model, settings, folders.cache, tokens, rounds, aside)
     machine = Machine.inspect()

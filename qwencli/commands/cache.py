@@ -178,7 +178,7 @@ def _compute_anew(name: str | None, sample: int, aside: Any) -> tuple[int, list[
 
     folders = Folders.locate(os.environ)
     settings = Settings.resolve({"model": name}, os.environ, folders.config_file)
-    model = find_or_choose_model(settings.model, folders)
+    model = find_or_choose_model(settings.model, folders, settings.ram)
     states = runtime.states_of(settings, folders.states, is_private=True)
     processor = runtime.open_processor(model.folder)
     engine = runtime.load(

@@ -243,6 +243,8 @@ def _picture(memory: dict[str, Any]) -> str:
     more = f"{size(memory['picture_bytes'])} more, while one of {PICTURE_TOKENS:,} tokens is looked at"
     if memory["picture_tokens"] == PICTURE_TOKENS:
         return more
+    if not memory["picture_tokens"]:
+        return f"{more}; here none fits"
     return f"{more}; here --image-tokens {memory['picture_tokens']} is the most"
 
 

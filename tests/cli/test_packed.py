@@ -78,7 +78,7 @@ def test_without_a_name_the_largest_packed_model_that_fits_answers(
         for model in json.loads(invoke("models", "ls", "--json").out)["models"]
     }
     between = (sizes["tiny-q4"] + sizes["tiny-q8"]) / 2
-    monkeypatch.setattr("qwencli.known_models.total_memory", lambda: between / 0.8)
+    monkeypatch.setattr("qwencli.known_models.usable_memory", lambda: between / 0.8)
     assert model_that_answers(invoke) == "tiny-q4"
 
 

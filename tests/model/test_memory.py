@@ -14,6 +14,7 @@ from qwen35.memory import (
     release,
     resident_memory,
     total_memory,
+    usable_memory,
 )
 
 
@@ -60,15 +61,17 @@ def test_the_tightest_limit_of_all_groups_counts(
         (root / name).mkdir(parents=True)
         (root / name / limit).write_text(f"{bytes_limit}\n")
         (root / name / used).write_text("900000\n")
-        (root / name / "memory.stat").write_text(f"rss 7\n{inactive} 500000\n")
+        active = inactive.replace("inactive", "active")
+        (root / name / "memory.stat").write_text(f"rss 7\n{inactive} 300000\n{active} 200000\n")
     monkeypatch.setattr("qwen35.memory._CGROUPS", tmp_path)
     monkeypatch.setattr("qwen35.memory._OWN_CGROUPS", own)
-    assert memory_limit() == 2_000_000
+    assert memory_limit() == usable_memory() == 2_000_000
     assert available_memory() == 2_000_000 - 400_000
     unlimited = "9223372036854771712" if version == 1 else "max"
     for name in ("outer", "outer/inner"):
         (root / name / limit).write_text(unlimited)
     assert memory_limit() is None
+    assert usable_memory() == total_memory()
     assert available_memory() > 10**8
 
 

@@ -59,6 +59,10 @@ class Backend(Protocol):
         """End threads and files that the backend has of its own; it is not used again."""
         ...
 
+    def save_hot(self) -> None:
+        """Write down what the next process had better begin with: quickly, before an interrupt ends it."""
+        ...
+
     def new_state(self) -> ModelState: ...
 
     def encode_pictures(self, patches: np.ndarray, grids: Sequence[tuple[int, int, int]]) -> np.ndarray:

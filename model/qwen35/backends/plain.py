@@ -74,6 +74,9 @@ class PlainBackend:
     def close(self) -> None:
         pass
 
+    def save_hot(self) -> None:
+        pass
+
     def new_state(self) -> ModelState:
         return ModelState(self.model.config.text, str(self.dtype).removeprefix("torch."))
 

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from qwen35.errors import DoesNotFit
 from qwen35.experts.layers import LayerStream
 from qwen35.experts.readers import Readers
 from qwen35.experts.store import ExpertStore
+from qwen35.memory import available_memory
 from qwen35.processing.processor import Processor
 from qwen35.weights.fingerprint import fingerprint
 from qwen35.weights.manifest import is_packed
@@ -71,6 +73,7 @@ def load_engine(
     torch is imported. Raises CheckpointError, and DoesNotFit where the device, the memory or a package is
     missing.
     """
+    ram = _within_memory(ram, on_note) if load != "mmap" else ram
     processor = processor or Processor.from_folder(folder)
     defaults = GenerationDefaults.from_folder(folder)
     grammars = Grammars(processor.tokenizer, defaults.stop_ids)
@@ -86,15 +89,21 @@ def load_engine(
                 on_note(f"{folder.name} is larger than the free memory: it is read from disk again and again")
             hot = cache / "experts" if cache and states and states.can_write else None
             new_readers = partial(NativeReaders, library)
-            store = _expert_store(folder, weights, hot, new_readers, on_note)
-            backend = NativeBackend(
-                library,
-                weights,
-                num_threads=num_threads or num_cores(),
-                store=store,
-                stream=_layer_stream(weights, new_readers, on_note),
-                prefill_chunk=weights.placement.prefill_chunk,
-            )
+            with ExitStack() as opened:  # closed where the rest goes wrong
+                opened.callback(weights.close)
+                if store := _expert_store(folder, weights, hot, new_readers, on_note):
+                    opened.callback(store.close)
+                if stream := _layer_stream(weights, new_readers, on_note):
+                    opened.callback(stream.close)
+                backend = NativeBackend(
+                    library,
+                    weights,
+                    num_threads=num_threads or num_cores(),
+                    store=store,
+                    stream=stream,
+                    prefill_chunk=weights.placement.prefill_chunk,
+                )
+                opened.pop_all()
             states_of_it = _cache(weights.manifest.fingerprint, backend, processor, states)
             if speculate == "auto" and (store or weights.placement.is_tight):
                 speculate = 0  # states that are kept for drafts would take what layers and experts need
@@ -148,6 +157,16 @@ def load_engine(
     return Engine(plain, processor, defaults, grammars, _cache(weights_name, plain, processor, states))
 
 
+def _within_memory(ram: int | None, on_note: Callable[[str], None] | None) -> int | None:
+    """What is there of the `ram` bytes that may be taken: for the rest the system would swap."""
+    if ram is None or ram <= (available := available_memory()):
+        return ram
+    if on_note:
+        free = f"{available / 1e9:.1f}"
+        on_note(f"--ram allows {ram / 1e9:.1f} GB, but {free} GB of memory are free: no more is taken")
+    return available
+
+
 def _note_what_torch_leaves(
     folder: Path, device: str, load: LoadMode, speculate: Speculate, on_note: Callable[[str], None]
 ) -> None:
@@ -171,8 +190,8 @@ def _expert_store(
     placement, layers = weights.placement, text_experts(weights.manifest)
     if placement.expert_bytes is None:
         return None
-    if on_note:
-        total = sum(entry.count * entry.stride for entry in layers)
+    total = sum(entry.count * entry.stride for entry in layers)
+    if on_note and placement.expert_bytes < total:
         on_note(
             f"{placement.expert_bytes / 1e6:,.0f} of {total / 1e6:,.0f} MB of experts fit into memory: the "
             "others are read from disk when they are chosen"

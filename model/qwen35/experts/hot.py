@@ -12,7 +12,7 @@ def read_hot(path: Path) -> dict[int, list[int]]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return {int(layer): [int(e) for e in experts] for layer, experts in values.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 

@@ -120,6 +120,7 @@ class ExpertStore:
     ) -> Generator[NDArray[np.uint8]]:
         slots = self._slots[layer]
         coming: list[tuple[int, int, Read]] = []
+        kept = np.ones(len(slots), np.bool_)
         try:
             missing = self._join(layer, missing, coming)
             self._submit(layer, missing, coming)  # before anything else: the disk is what is waited for
@@ -131,6 +132,7 @@ class ExpertStore:
                 self._drop(layer, expert)
             while missing or coming:
                 self._submit(layer, missing, coming)
+                assert coming, "a slot is free for what is missing"
                 batch = self._arrived(coming, all_of_them=not missing and len(coming) <= BATCH)
                 mask = np.zeros(len(slots), np.uint8)
                 for expert, slot, _ in batch:
@@ -144,6 +146,8 @@ class ExpertStore:
             # After an error, or where nobody asked on.
             self._readers.cancel([read for _, _, read in coming])
             self._free += [slot for _, slot, _ in coming]
+            for expert in _indices((slots >= 0) & ~kept):
+                self._drop(layer, expert)
 
     def read_ahead(self, wanted: Mapping[int, Sequence[int]]) -> None:
         """Begin to read experts, by layer, that are likely to be needed: as many as there is room for."""
@@ -204,7 +208,12 @@ class ExpertStore:
             here = np.flatnonzero(slots >= 0)
             for expert in here[np.argsort(self._scores[layer][here])][: max(0, len(here) - self._share)]:
                 self._drop(layer, int(expert))
-        while self._num_slots > goal and self._free:
+            for expert in list(self._ahead[layer])[max(0, self._share - len(here)) :]:
+                slot, read = self._ahead[layer].pop(expert)
+                self._readers.cancel([read])
+                self._free.append(slot)
+        # What is read for a call goes through free slots: without them it would wait for ever.
+        while self._num_slots > goal and len(self._free) > self._staging:
             self._given_back.append(self._free.pop())
             release(self._memory, *self._bounds(self._given_back[-1]))
             self._num_slots -= 1
@@ -219,13 +228,17 @@ class ExpertStore:
 
     def close(self) -> None:
         """End all reads. To close twice is nothing."""
-        if self._hot and self._misses:
-            write_hot(self._hot, self.hot())
+        self.save_hot()
         self._hot = None
         self._readers.close()
         for file in self._files.values():
             file.close()
         self._files = {}
+
+    def save_hot(self) -> None:
+        """Say in the file for it what is in memory now. Quick, and right at any moment."""
+        if self._hot and self._misses:
+            write_hot(self._hot, self.hot())
 
     def _count(self, layer: int, chosen: NDArray[np.int32]) -> None:
         """Let a choice weigh more from token to token: the same as counts that fade."""

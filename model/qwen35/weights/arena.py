@@ -82,6 +82,7 @@ class Reader:
     def stop(self) -> None:
         """Read no further; the memory stays as it is."""
         with self._changed:
+            self._on_progress = None  # whose owner may own this reader: no circle keeps the memory
             for pieces in self._waiting:
                 pieces.clear()
 

@@ -14,6 +14,7 @@ LoadMode = Literal["auto", "read", "mmap"]
 ROOM = 0.9  # of the memory available that is taken where the user names no amount
 WORKING_BYTES = 350 << 20  # the program, a chunk's activations, keys and values of some thousand tokens
 CHUNK, LONG_CHUNK = 512, 2048  # tokens of a prompt at a time; what is on the disk is read once for each
+MANY_EXPERTS = 0.5  # of all: where fewer fit, those need the room of the vision encoder more than it does
 NUM_BUFFERS = 2  # for layers on the disk: one is computed while the next is read
 
 
@@ -43,9 +44,9 @@ def place(
     """The fastest way that fits into `ram` bytes (None: what is available, less a reserve).
 
     All in memory: a copy, or mapped where no second one would fit, so that the next process finds the file in
-    the system's cache. Else experts on disk, as far as they do not fit; else layers too. What is too large
-    even so is mapped; but where the user names an amount, DoesNotFit is raised, and says what would be the
-    least.
+    the system's cache. Else experts on disk, as far as they do not fit; where few do, what a token needs
+    little of is mapped, which leaves them more room; else layers too. What is too large even so is mapped; but
+    where the user names an amount, DoesNotFit is raised, and says what would be the least.
     """
     if load == "mmap":
         return Placement("mmap")
@@ -61,7 +62,7 @@ def place(
         least_experts = config.text.moe.num_experts_per_tok * max(entry.stride for entry in experts)
         on_disk = sum(entry.count * entry.stride for entry in manifest.experts.values())
         room = budget - (manifest.data_bytes - on_disk)
-        if room >= least_experts:
+        if room >= max(least_experts, MANY_EXPERTS * on_disk):
             chunk, room = _chunk(config.text, room)
             return Placement("read", room, ram, chunk)
     layers = [stretch.size_bytes for stretch in layer_stretches(manifest, config.text.num_hidden_layers)]
@@ -71,7 +72,7 @@ def place(
     room = min(budget, available - WORKING_BYTES) - ends - least_experts
     chunk, left = CHUNK, room
     streamed = _streamed(layers, room)
-    if streamed:
+    if streamed or (streamed is not None and least_experts):
         longer, rest = _chunk(config.text, room)
         if (more := _streamed(layers, rest)) is not None:
             chunk, left, streamed = longer, rest, more

@@ -49,8 +49,11 @@ class NativeBackend:
         stream: LayerStream | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
-        """`store`: where the experts are that `weights` does not hold; `stream`: what brings its layers."""
-        self.config = weights.config
+        """`store`: where the experts are that `weights` does not hold; `stream`: what brings its layers.
+
+        All three are closed with it.
+        """
+        self.config, self._weights = weights.config, weights
         self._context = Context(library, num_threads, forced_isa() if isa is None else isa)
         self._store, self._stream = store, stream
         self._slot_outputs = np.empty(0, np.float32)
@@ -80,6 +83,11 @@ class NativeBackend:
         for reading in (self._store, self._stream):
             if reading:
                 reading.close()
+        self._weights.close()
+
+    def save_hot(self) -> None:
+        if self._store:
+            self._store.save_hot()
 
     def new_state(self) -> ModelState:
         return ModelState(self.config.text, STATE_DTYPE)

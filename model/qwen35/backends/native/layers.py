@@ -51,6 +51,8 @@ class Weights(Protocol):
 
     def expert_format(self, layer: int | str) -> str: ...
 
+    def close(self) -> None: ...
+
 
 # Drafts are looked for among the first tokens of a vocabulary: a BPE's merges are in order of frequency, and
 # reading the whole head, of a small model a third of all weights, would cost more than drafts bring.

@@ -41,6 +41,9 @@ class MemoryWeights:
                 experts = self.meaning.mtp.layers[0].mlp.experts
                 self._experts["mtp.layers.0"] = self._pack_experts(experts, format_name)
 
+    def close(self) -> None:
+        pass
+
     @staticmethod
     def _pack_experts(experts: torch.nn.Module, format_name: str) -> tuple[NDArray[np.uint8], int, str]:
         records = []
