@@ -45,8 +45,8 @@ def place(
 
     All in memory: a copy, or mapped where no second one would fit, so that the next process finds the file in
     the system's cache. Else experts on disk, as far as they do not fit; where few do, what a token needs
-    little of is mapped, which leaves them more room; else layers too. What is too large even so is mapped; but
-    where the user names an amount, DoesNotFit is raised, and says what would be the least.
+    little of is mapped, which leaves them more room; else layers too. What is too large even so is mapped;
+    but where the user names an amount, DoesNotFit is raised, and says what would be the least.
     """
     if load == "mmap":
         return Placement("mmap")

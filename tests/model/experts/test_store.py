@@ -1,6 +1,7 @@
 """A model whose experts stay on the disk is the same model, bit for bit, whatever room they have."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import active_count
@@ -15,6 +16,8 @@ from qwen35.backends.native.backend import NativeBackend
 from qwen35.backends.native.library import Library
 from qwen35.errors import CheckpointError
 from qwen35.events import ExpertUse
+from qwen35.experts.hot import read_hot, write_hot
+from qwen35.experts.readers import Read
 from qwen35.experts.store import PATIENCE, RESERVE, STEPS, ExpertStore
 from qwen35.weights.manifest import ExpertsEntry
 from qwen35.weights.packed import PackedModel
@@ -355,3 +358,58 @@ def test_leaving_in_the_middle_of_reads_leaks_nothing(layers: list[ExpertsEntry]
         store.close()
     assert active_count() == threads
     assert not handles.exists() or len(list(handles.iterdir())) == files
+
+
+def slow_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Read.work
+
+    def slow(read: Read) -> None:
+        time.sleep(0.2)
+        work(read)
+
+    monkeypatch.setattr(Read, "work", slow)
+
+
+def test_shrinking_while_the_hot_list_is_read_leaves_slots_to_read_into(
+    layers: list[ExpertsEntry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_reads(monkeypatch)
+    hot = tmp_path / "hot.json"
+    write_hot(hot, {layer: [0, 1, 2, 3] for layer in range(len(layers))})
+    store = ExpertStore(MINI, layers, (STAGING + 4 * len(layers)) * layers[0].stride, hot=hot)
+    monkeypatch.setattr("qwen35.experts.store.available_memory", lambda: RESERVE - 10 * layers[0].stride)
+    store.make_room()
+    assert store.use.arena_bytes == (STAGING + 4 * len(layers) - 10) * layers[0].stride
+    for layer in range(len(layers)):
+        batches = store.fetch(layer, np.array([[6, 7]], np.int32))
+        assert batches is not None
+        assert np.sum([*map(np.copy, batches)], axis=0)[[6, 7]].tolist() == [1, 1]
+    store.close()
+
+
+def test_a_call_that_is_given_up_leaves_its_slots_free(layers: list[ExpertsEntry]) -> None:
+    store = ExpertStore(MINI, layers, (STAGING + 2 * len(layers)) * layers[0].stride)
+    for layer in range(len(layers)):
+        for _ in range(20):
+            for _ in store.fetch(layer, np.array([[0, 1]], np.int32)) or ():
+                pass
+    num_free = len(store._free)
+    for layer in (3, 2, 1, 3, 2, 1):
+        batches = store.fetch(layer, np.array([[0, 2], [3, 4], [5, 6], [7, 1]], np.int32))
+        assert batches is not None
+        next(batches)
+        next(batches)
+        batches.close()
+        assert len(store._free) == num_free
+    assert masks(store, [[2, 3]])
+    store.close()
+
+
+@pytest.mark.parametrize("text", ['{"0": [1e999]}', "[" * 100_000, '{"0": 3}', '{"x": [1]}', "\0"])
+def test_a_damaged_hot_list_is_none(layers: list[ExpertsEntry], tmp_path: Path, text: str) -> None:
+    hot = tmp_path / "hot.json"
+    hot.write_text(text)
+    store = ExpertStore(MINI, layers, 1 << 30, hot=hot)
+    assert masks(store, [[0, 1]])
+    store.close()
+    assert read_hot(hot)[0] == [0, 1]

@@ -151,10 +151,15 @@ def test_a_long_chunk_is_for_those_who_have_room(manifest: Manifest, config: Mod
     files = {name: replace(entry, size_bytes=10**11) for name, entry in manifest.files.items()}
     large = replace(manifest, experts=layers, files=files)
     extra = (LONG_CHUNK - CHUNK) * row_bytes(config.text)
-    resident = large.data_bytes - sum(entry.count * entry.stride for entry in layers.values())
-    ram = WORKING_BYTES + resident + 8 * extra
-    assert place(large, config, ram=ram) == Placement("read", 7 * extra, ram, LONG_CHUNK)
-    assert place(large, config, ram=ram - 8) == Placement("read", 8 * extra - 8, ram - 8, CHUNK)
+    assert config.text.moe is not None
+    least = config.text.moe.num_experts_per_tok * max(entry.stride for entry in layers.values())
+    num_layers = config.text.num_hidden_layers
+    ends = sum(each.size_bytes for each in resident_stretches(large, config, range(num_layers)))
+    whole = sum(layer.size_bytes for layer in layer_stretches(large, num_layers))
+    for missing, chunk, left in ((0, LONG_CHUNK, 7 * extra), (8, CHUNK, 8 * extra - 8)):
+        ram = WORKING_BYTES + ends + least + 8 * extra - missing
+        placement = Placement("read", least + left - whole, ram, chunk, is_tight=True)
+        assert place(large, config, ram=ram) == placement
 
 
 def test_what_is_free_decides_where_nothing_is_said(
