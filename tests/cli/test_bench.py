@@ -118,3 +118,8 @@ def test_an_unknown_model_is_told(invoke: Invoke) -> None:
 
 def test_a_buffer_is_read_by_all_threads() -> None:
     assert bandwidth.read_bandwidth(2, 1 << 20) > 1e6
+
+
+def test_where_nothing_is_free_a_little_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bandwidth, "available_memory", lambda: 0)
+    assert bandwidth.read_bandwidth(2) > 1e6

@@ -5,10 +5,12 @@ import json
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
+from qwen35.weights.packed import PackedModel
 from qwencli.chat.loop import run
 from qwencli.chat.session import Session
 from qwencli.conversations.store import LAST
@@ -229,6 +231,27 @@ def test_a_resumed_chat_goes_on_with_its_own_model(invoke: Invoke, model_folder:
     invoke("chat", "-q", "-m", model_folder, "--max-tokens", "2", input=b"Hello\n")
     assert str(model_folder) in invoke("chat", "-c", input=b"/model\n").err
     assert "model: mini" in invoke("chat", "-c", "-m", "mini", input=b"/model\n").err
+
+
+def test_another_model_is_placed_where_the_first_one_was(
+    invoke: Invoke, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are gone by then: two large models would not fit side by side."""
+    assert invoke("models", "pack", model_folder).code == 0
+    models: list[weakref.ref[PackedModel]] = []
+    alive: list[int] = []
+
+    def open_counted(*words: object) -> PackedModel:
+        alive.append(sum(model() is not None for model in models))
+        model = opened(*words)  # type: ignore[arg-type]
+        models.append(weakref.ref(model))
+        return model
+
+    opened = PackedModel.open
+    monkeypatch.setattr(PackedModel, "open", open_counted)
+    lines = b"hello\n/model tiny-q4\nhello\n/model mini\nhello\n"
+    assert invoke("chat", "-q", "-m", "mini", "--max-tokens", "2", input=lines).code == 7
+    assert alive == [0, 0, 0]
 
 
 def test_continue_and_chat_exclude_each_other(invoke: Invoke) -> None:

@@ -5,6 +5,7 @@ from qwencli.values import (
     PageRanges,
     Thinking,
     VideoTokens,
+    parse_bytes,
     parse_choice,
     parse_fps,
     parse_image_tokens,
@@ -133,3 +134,9 @@ def test_tokens_of_a_video() -> None:
     for text in ("0", "-1", "1:2", "all"):
         with pytest.raises(ValueError, match="is none of auto, model, or a number of tokens"):
             parse_video_tokens(text)
+
+
+@pytest.mark.parametrize("text", ["", "8X", "-1G", "1e5G", "9" * 400])
+def test_sizes_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a size|is larger than any memory"):
+        parse_bytes(text)
