@@ -52,7 +52,7 @@ def test_the_answer_is_the_same(invoke: Invoke) -> None:
         is_tight = EXPERTS - missing < EXPERTS // 2  # then they have the room of what sees pictures, too
         assert use["arena_bytes"] <= EXPERTS - (0 if is_tight else missing)
         assert is_tight == any("what sees pictures is not kept in memory" in note for note in values["notes"])
-        # mini's few experts all fit into the room of its vision encoder: then there is nothing to say of them.
+        # mini's experts all fit into the room of its vision encoder: then there is nothing to say of them.
         told = any("of 1 MB of experts fit into memory" in note for note in values["notes"])
         assert told == (not is_tight)
 
