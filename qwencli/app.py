@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from qwen35.errors import DoesNotFit, Qwen35Error
+from qwen35.errors import DoesNotFit, Qwen35Error, UnwritableError
 from qwencli.commands.ask import ask
 from qwencli.commands.batch import batch
 from qwencli.commands.bench import bench
@@ -103,8 +103,7 @@ def _run(words: list[str], interrupts: Interrupts) -> int:
     except MemoryError:
         failure = DoesNotFit("Not enough memory. Close other programs, or choose a smaller model.")
     except OSError as error:
-        is_full = error.errno == errno.ENOSPC
-        failure = OutputError(f"Cannot write ({error.strerror}). Make room.") if is_full else error
+        failure = _named(error)
     except Exception as error:
         failure = error
     try:
@@ -116,6 +115,16 @@ def _run(words: list[str], interrupts: Interrupts) -> int:
     except (OutputError, ReaderGone) as error:
         return _end_failed(error, Invocation(False, "text"), record, output)
     return code
+
+
+def _named(error: OSError) -> Exception:
+    """A disk that takes nothing is no bug of ours."""
+    if error.errno == errno.ENOSPC:
+        return OutputError(f"Cannot write ({error.strerror}). Make room.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        path = error.filename and str(error.filename)
+        return UnwritableError(f"Cannot write {path or 'a file'} ({error.strerror}).", path=path)
+    return error
 
 
 def _end_interrupted(invocation: Invocation, record: Record, output: Output) -> None:

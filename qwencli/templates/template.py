@@ -176,6 +176,18 @@ def all_templates(folder: Path, only: str | None = None) -> Iterator[Template]:
         yield Template.parse(path.stem, str(path) if is_own else BUILT_IN, _read(path))
 
 
+def sound_templates(folder: Path) -> tuple[list[Template], list[str]]:
+    """All that can be used, and what is wrong with the others."""
+    sound: list[Template] = []
+    faults = []
+    for name in dict.fromkeys(path.stem for path in _files(folder)):
+        try:
+            sound += all_templates(folder, only=name)
+        except (UsageError, InputError) as error:
+            faults.append(str(error))
+    return sound, faults
+
+
 def source_text(name: str, folder: Path) -> str:
     """The file of a template, for who wants to change it. Raises UsageError for one that is not there."""
     find_template(name, folder)

@@ -98,6 +98,19 @@ def test_every_shell_has_a_completion_script(home: object, shell: str) -> None:
     assert (done.returncode, "_QWEN_COMPLETE" in done.stdout) == (0, True)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /sys of Linux, where nobody may make files")
+def test_completion_that_cannot_be_installed_exits_with_9(home: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qwencli", "--install-completion", "bash"],
+        env=os.environ | {"HOME": "/sys"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (9, 1)
+    assert done.stderr.startswith("error: Cannot write /sys/.bash")
+
+
 def complete(line: str) -> list[str]:
     """What bash offers after `line`."""
     words = line.split(" ")
