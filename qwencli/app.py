@@ -98,6 +98,8 @@ def _run(words: list[str], interrupts: Interrupts) -> int:
     try:
         # Typer makes an exit code of typer.Exit, and of KeyboardInterrupt.
         code = get_command(app).main(words, "qwen", standalone_mode=False, obj=record) or 0
+    except KeyboardInterrupt:
+        pass  # before Typer had the command: `interrupts` knows
     except typer.TyperException as error:
         failure = UsageError(_usage_text(error))
     except MemoryError:
