@@ -34,16 +34,17 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: in half the time, and the same in a pipe
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(ask)
-app.command()(chat)
-app.command()(batch)
-app.command()(plan)
+# Short helps are written here where Typer would cut the first sentence of the long one at 45 characters.
+app.command(short_help="Ask one question, about files where they are given.")(ask)
+app.command(short_help="Talk: a conversation that is saved as it goes.")(chat)
+app.command(short_help="Ask one question about many items.")(batch)
+app.command(short_help="Tell whether a model fits this machine, and how fast it is.")(plan)
 app.command()(schema)
-app.command()(bench)
-app.command()(doctor)
+app.command(short_help="Measure a model on this machine.")(bench)
+app.command(short_help="Show what was found on this machine, for a fault report.")(doctor)
 app.add_typer(models, name="models")
-app.add_typer(cache, name="cache")
-app.add_typer(chats, name="chats")
+app.add_typer(cache, name="cache", short_help="Show, check and clear the saved states.")
+app.add_typer(chats, name="chats", short_help="List, read, search, export and remove conversations.")
 app.add_typer(templates, name="templates")
 
 
@@ -156,9 +157,17 @@ def _end_failed(error: Exception, invocation: Invocation, record: Record, output
 
 
 def _complain(text: str) -> None:
-    """Write to standard error, if anybody hears it."""
+    """Write to standard error, if anybody hears it: between words where a person reads."""
     with contextlib.suppress(OSError):
-        if sys.stderr is not None:
+        if sys.stderr is None:
+            return
+        if sys.stderr.isatty() and text.count("\n") == 1:
+            from rich.text import Text
+
+            from qwencli.render.aside import Aside, Verbosity
+
+            Aside(Verbosity.NORMAL).print(Text(text.rstrip("\n")))
+        else:
             sys.stderr.write(text)
 
 

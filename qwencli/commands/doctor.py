@@ -107,14 +107,14 @@ def _native(cache: "Path") -> str:
 def _configuration(folders: "Folders") -> str | None:
     """What is wrong with config.toml or the environment; None where nothing is."""
     from qwencli.errors import UsageError
-    from qwencli.settings import Settings, own_models
+    from qwencli.settings import Settings, misspelt_variables, own_models
 
     try:
         Settings.resolve({}, os.environ, folders.config_file)
         own_models(folders.config_file)
     except UsageError as error:
         return str(error)
-    return None
+    return "; ".join(misspelt_variables(os.environ)) or None
 
 
 def _saved_states(folders: "Folders") -> str:

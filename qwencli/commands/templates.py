@@ -15,7 +15,7 @@ templates = typer.Typer(help="Templates: questions with their options, for -t.",
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completions.complete_template)]
 
 
-@templates.command("ls")
+@templates.command("ls", short_help="List the templates: yours, and the built-in ones.")
 def list_templates(json: options.Json = False) -> None:
     """List the templates: yours, and those that come with the program."""
     from qwen35.events import Note
@@ -31,7 +31,9 @@ def list_templates(json: options.Json = False) -> None:
     output = standard_output()
     if json:
         shown = [dict(zip(("name", "source", "about"), row, strict=True)) for row in rows]
-        output.print_json({"schema_version": SCHEMA_VERSION, "templates": shown, "notes": faults, "error": None})
+        output.print_json(
+            {"schema_version": SCHEMA_VERSION, "templates": shown, "notes": faults, "error": None}
+        )
     else:
         shown_rows = [
             (name, source if source == BUILT_IN else "yours", about) for name, source, about in rows

@@ -66,6 +66,16 @@ def test_help_fits_80_columns(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -
     assert max(map(len, invoke("ask", "--help").out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("group", [(), ("models",), ("cache",), ("chats",), ("templates",)])
+def test_lists_of_commands_say_whole_sentences(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, group: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = invoke(*group, "--help").out.partition("Commands:\n")[2].splitlines()
+    assert len(listed) >= 3
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
+
+
 def test_the_version_is_that_of_the_package(invoke: Invoke) -> None:
     assert invoke("--version").out == f"qwen {version('qwen')}\n"
 

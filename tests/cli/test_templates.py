@@ -101,6 +101,7 @@ def test_a_batch_asks_it_of_each_item(invoke: Invoke, own: Path, picture: Path, 
         (("-t", "recipt"), 2, "Did you mean receipt?"),
         (("-t", "receipt", "--set", "a=b"), 2, "it has none"),
         (("-t", "describe", "--set", "language"), 2, "variables of describe: language"),
+        (("-t", "describe", "--set", "langauge=x"), 2, "'langauge' is no variable of describe. Did you mean"),
         (("--set", "language=German", "what?"), 2, "-t"),
         (("nothing.png", "-t", "describe"), 3, "nothing.png: no such file"),
         (("-t", "none.toml"), 3, "none.toml: the template cannot be read"),
@@ -157,7 +158,7 @@ def test_an_editor_that_writes_nothing_leaves_nothing(
 def test_what_was_written_before_the_editor_failed_stays(
     invoke: Invoke, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EDITOR", "sh -c 'echo \"# words\" >> \"$0\"; exit 3'")
+    monkeypatch.setenv("EDITOR", 'sh -c \'echo "# words" >> "$0"; exit 3\'')
     assert "ended with status 3" in invoke("templates", "edit", "mine").err
     assert "# words" in (own / "mine.toml").read_text()
 
