@@ -136,7 +136,7 @@ def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
     notes = []
     for name in sorted(environ):
         if name.startswith("QWEN_") and name not in variables:
-            close = difflib.get_close_matches(name, variables, 1, cutoff=0.85)
+            close = difflib.get_close_matches(name, variables, 1, cutoff=0.9)
             notes += (
                 [f"the environment variable {name} is not read; did you mean {close[0]}?"] if close else []
             )
