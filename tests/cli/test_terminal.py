@@ -133,7 +133,7 @@ def test_errors_and_notes_are_broken_between_words_on_a_terminal() -> None:
         screen.wait_for_exit()
         shown = screen.text()
     assert re.search(
-        r"^error: no-such-model-at-all: no such\nmodel\\. Looked for a folder", shown, re.MULTILINE
+        r"^error: no-such-model-at-all: no such\nmodel\. Looked for a folder", shown, re.MULTILINE
     )
 
 
