@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from qwen35.errors import DoesNotFit, Qwen35Error
+from qwen35.errors import DoesNotFit, Qwen35Error, UnwritableError
 from qwencli.commands.ask import ask
 from qwencli.commands.batch import batch
 from qwencli.commands.bench import bench
@@ -34,16 +34,17 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: in half the time, and the same in a pipe
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(ask)
-app.command()(chat)
-app.command()(batch)
-app.command()(plan)
+# Short helps are written here where Typer would cut the first sentence of the long one at 45 characters.
+app.command(short_help="Ask one question, about files where they are given.")(ask)
+app.command(short_help="Talk: a conversation that is saved as it goes.")(chat)
+app.command(short_help="Ask one question about many items.")(batch)
+app.command(short_help="Tell whether a model fits this machine, and how fast it is.")(plan)
 app.command()(schema)
-app.command()(bench)
-app.command()(doctor)
+app.command(short_help="Measure a model on this machine.")(bench)
+app.command(short_help="Show what was found on this machine, for a fault report.")(doctor)
 app.add_typer(models, name="models")
-app.add_typer(cache, name="cache")
-app.add_typer(chats, name="chats")
+app.add_typer(cache, name="cache", short_help="Show, check and clear the saved states.")
+app.add_typer(chats, name="chats", short_help="List, read, search, export and remove conversations.")
 app.add_typer(templates, name="templates")
 
 
@@ -98,13 +99,14 @@ def _run(words: list[str], interrupts: Interrupts) -> int:
     try:
         # Typer makes an exit code of typer.Exit, and of KeyboardInterrupt.
         code = get_command(app).main(words, "qwen", standalone_mode=False, obj=record) or 0
+    except KeyboardInterrupt:
+        pass  # before Typer had the command: `interrupts` knows
     except typer.TyperException as error:
         failure = UsageError(_usage_text(error))
     except MemoryError:
         failure = DoesNotFit("Not enough memory. Close other programs, or choose a smaller model.")
     except OSError as error:
-        is_full = error.errno == errno.ENOSPC
-        failure = OutputError(f"Cannot write ({error.strerror}). Make room.") if is_full else error
+        failure = _named(error)
     except Exception as error:
         failure = error
     try:
@@ -116,6 +118,16 @@ def _run(words: list[str], interrupts: Interrupts) -> int:
     except (OutputError, ReaderGone) as error:
         return _end_failed(error, Invocation(False, "text"), record, output)
     return code
+
+
+def _named(error: OSError) -> Exception:
+    """A disk that takes nothing is no bug of ours."""
+    if error.errno == errno.ENOSPC:
+        return OutputError(f"Cannot write ({error.strerror}). Make room.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        path = error.filename and str(error.filename)
+        return UnwritableError(f"Cannot write {path or 'a file'} ({error.strerror}).", path=path)
+    return error
 
 
 def _end_interrupted(invocation: Invocation, record: Record, output: Output) -> None:
@@ -145,9 +157,17 @@ def _end_failed(error: Exception, invocation: Invocation, record: Record, output
 
 
 def _complain(text: str) -> None:
-    """Write to standard error, if anybody hears it."""
+    """Write to standard error, if anybody hears it: between words where a person reads."""
     with contextlib.suppress(OSError):
-        if sys.stderr is not None:
+        if sys.stderr is None:
+            return
+        if sys.stderr.isatty() and text.count("\n") == 1:
+            from rich.text import Text
+
+            from qwencli.render.aside import Aside, Verbosity
+
+            Aside(Verbosity.NORMAL).print(Text(text.rstrip("\n")))
+        else:
             sys.stderr.write(text)
 
 

@@ -2,6 +2,7 @@
 
 import mmap
 import statistics
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,7 @@ LEAST_PROBE_BYTES = 16 << 20
 CACHE_BYTES = 64 << 20  # what reads less for a token is served by the caches: no share of memory's speed
 
 _PASSES = 5
+_PIECE = 4 << 20  # numbers that are read, or written, before Ctrl-C is looked for
 _EMBEDDING = "language_model.embed_tokens.weight"
 
 
@@ -31,17 +33,29 @@ def read_bandwidth(num_threads: int, size_bytes: int | None = None) -> float:
     buffer = _buffer(size_bytes or max(LEAST_PROBE_BYTES, min(PROBE_BYTES, available_memory() // 4)))
     parts = np.array_split(buffer, num_threads)
     times = []
+    stop = threading.Event()
+
+    def read(part: NDArray[np.int32]) -> None:
+        for start in range(0, part.size, _PIECE):
+            if stop.is_set():
+                return
+            np.max(part[start : start + _PIECE])  # without the GIL, and faster than memory
+
     with ThreadPoolExecutor(num_threads) as pool:
-        for _ in range(_PASSES):
-            start = time.perf_counter()
-            list(pool.map(np.max, parts))  # without the GIL, and faster than memory
-            times.append(time.perf_counter() - start)
+        try:
+            for _ in range(_PASSES):
+                start = time.perf_counter()
+                list(pool.map(read, parts))
+                times.append(time.perf_counter() - start)
+        finally:
+            stop.set()  # after Ctrl-C the pool waits for pieces, not for parts
     return float(buffer.nbytes / statistics.median(times))
 
 
 def _buffer(size_bytes: int) -> NDArray[np.int32]:
     buffer = np.frombuffer(allocate(size_bytes // mmap.PAGESIZE * mmap.PAGESIZE), np.int32)
-    buffer[:] = 1  # untouched pages would all be the same page of zeros
+    for start in range(0, buffer.size, _PIECE):
+        buffer[start : start + _PIECE] = 1  # untouched pages would all be the same page of zeros
     return buffer
 
 

@@ -29,9 +29,9 @@ def complete_release(incomplete: str) -> Iterator[tuple[str, str]]:
 def complete_template(incomplete: str) -> Iterator[tuple[str, str]]:
     """Names of templates, with what they are about."""
     from qwencli.folders import Folders
-    from qwencli.templates.template import all_templates
+    from qwencli.templates.template import sound_templates
 
-    for template in all_templates(Folders.locate(os.environ).templates):
+    for template in sound_templates(Folders.locate(os.environ).templates)[0]:
         if template.name.startswith(incomplete):
             yield template.name, template.about
 

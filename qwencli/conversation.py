@@ -32,5 +32,6 @@ def system_text(text: str | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
-        reason = getattr(error, "strerror", None) or error
+        is_no_text = isinstance(error, UnicodeDecodeError)
+        reason = "no text" if is_no_text else getattr(error, "strerror", None) or error
         raise InputError(f"{path}: the system message cannot be read ({reason}).", path=str(path)) from None

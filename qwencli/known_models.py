@@ -1,5 +1,6 @@
 """The models that lie on this machine, and which one a name means."""
 
+import difflib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -107,8 +108,10 @@ def find_model(name: str, folders: Folders) -> KnownModel:
             "Choose another: -m FOLDER.",
             path=str(built_in_folder()),
         )
+    close = difflib.get_close_matches(name, [model.name for model in known_models(folders)], 1)
+    hint = f" Did you mean {close[0]}?" if close else ""
     raise CheckpointError(
-        f"{name}: no such model. Looked for a folder of that path, in {folders.models}, "
+        f"{name}: no such model.{hint} Looked for a folder of that path, in {folders.models}, "
         f"and in {hub_cache()}. See: qwen models ls{_how_to_fetch(name, folders)}",
         path=name,
     )

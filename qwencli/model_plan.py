@@ -59,7 +59,11 @@ def find_subject(name: str, folders: Folders, on_fetch: Callable[[], None]) -> S
         release = find_release(wanted.repo)
         if release is None or release.form != "bf16":
             raise
-        return _of_release(release, wanted.quant, f"the hub was not asked: {str(error).removesuffix(KEPT)}")
+        if Access.locate().is_offline:
+            note = "the hub was not asked, as HF_HUB_OFFLINE is set: these are the sizes of the catalogue"
+        else:
+            note = f"the hub did not answer ({str(error).removesuffix(KEPT)}): sizes are the catalogue's"
+        return _of_release(release, wanted.quant, note)
 
 
 def _wanted(name: str, folders: Folders) -> Wanted:

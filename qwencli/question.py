@@ -35,7 +35,7 @@ class Question:
         if prompt is not None:
             _check_order(inputs, prompt)
             if not prompt.strip():
-                raise InputError("The prompt is empty. Ask something: qwen ask 'What is a vowel?'")
+                raise UsageError("The prompt is empty. Ask something: qwen ask 'What is a vowel?'")
         inputs = (*inputs, *attached)
         if inputs.count("-") > 1:
             raise UsageError("'-' (standard input) can be read only once.")

@@ -130,6 +130,19 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
+def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
+    """A note on each variable that is named nearly like a setting's; others are none of ours."""
+    variables = [f"QWEN_{name.upper()}" for name in Settings.__dataclass_fields__]
+    notes = []
+    for name in sorted(environ):
+        if name.startswith("QWEN_") and name not in variables:
+            close = difflib.get_close_matches(name, variables, 1, cutoff=0.9)
+            notes += (
+                [f"the environment variable {name} is not read; did you mean {close[0]}?"] if close else []
+            )
+    return notes
+
+
 OWN_MODELS = "models"  # the table of config.toml that is no setting
 
 

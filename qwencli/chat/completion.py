@@ -71,6 +71,10 @@ class ChatCompleter(Completer):
                 yield from (
                     _words(_OF_SETTING.get(name, ()), value) if space else _words(names_of_settings(), name)
                 )
+            case "attached":
+                for number, attachment in enumerate(self._session.pending, 1):
+                    if str(number).startswith(begun):
+                        yield Completion(str(number), -len(begun), display_meta=attachment.source)
             case "export":
                 yield from _words(_VALUES["export"], begun)
                 yield from _paths(begun)

@@ -16,6 +16,10 @@ CHOICES = (
     "/compact leaves out the oldest turns, /compact summary lets the model sum them up first, "
     "/clear begins anew"
 )
+TOO_MUCH_ATTACHED = (
+    "What is attached does not fit by itself: /detach takes it off, /set image-tokens and /set video-tokens "
+    "make it smaller, /set ctx raises the limit"
+)
 NO_CHOICES = "Shorten it, use smaller pictures (/set image-tokens), or raise the limit (/set ctx)"
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,8 +38,10 @@ class Screen:
     def complain(self, text: str) -> None:
         self._print(f"error: {text}", "red", console=Aside(Verbosity.NORMAL).console)  # quiet or not
 
-    def show(self, text: str) -> None:
-        """What a command was asked for."""
+    def show(self, text: str, *, is_prose: bool = False) -> None:
+        """What a command was asked for; long lines of prose are broken between words on a terminal."""
+        if is_prose and self.columns:
+            text = "\n".join(_broken(line, self.columns) for line in text.split("\n"))
         self.output.write_text(text if text.endswith("\n") else text + "\n")
         self.output.flush()
 
@@ -47,6 +50,11 @@ class Screen:
         if self.is_terminal:
             self.output.write("\n")
             self.output.flush()
+
+    @property
+    def columns(self) -> int | None:
+        """Of the terminal; None where there is none, and lines stay whole."""
+        return self.width if self.is_terminal else None
 
     @property
     def width(self) -> int:
@@ -73,3 +81,12 @@ class Screen:
                 renderer = PlainRenderer(self.output, aside)
             with renderer:
                 yield renderer, aside
+
+
+def _broken(line: str, columns: int) -> str:
+    if len(line) <= columns:
+        return line
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line, columns, subsequent_indent=indent, replace_whitespace=False, break_on_hyphens=False
+    )

@@ -10,7 +10,15 @@ from qwen35.errors import CheckpointError, InputError
 from qwen35.events import Event, Finished, Note
 from qwen35.messages import Message
 from qwencli import runtime
-from qwencli.chat.context import CHOICES, NO_CHOICES, check_room, is_nearly_full
+from qwencli.chat.context import (
+    CHOICES,
+    NO_CHOICES,
+    TOO_MUCH_ATTACHED,
+    check_room,
+    count_tokens,
+    is_nearly_full,
+    room_for_answer,
+)
 from qwencli.chat.idle import IdleWork
 from qwencli.chat.model import ChatModel
 from qwencli.chat.screen import Screen
@@ -168,6 +176,14 @@ class Session:
         """What a command wrote goes with the next question. Raises InputError."""
         self.add(self._attacher().attach_output(command, output))
 
+    def detach(self, number: int | None = None) -> list[Attachment]:
+        """Take off what waits for the next question: all of it, or the one of that number, counted from 1."""
+        if number is None:
+            taken, self.pending = self.pending, []
+        else:
+            taken = [self.pending.pop(number - 1)]
+        return taken
+
     def take(self, line: str) -> None:
         """Ask what was typed; files alone wait for the question. What is refused stays as the draft."""
         self.draft = line
@@ -273,12 +289,13 @@ class Session:
         prompt = processor.prepare(
             request.messages, enable_thinking=request.thinking, image_bounds=request.image_bounds
         )
-        check_room(
-            len(prompt.ids),
-            self.context_limit(),
-            request.max_tokens,
-            choices,
-        )
+        limit = self.context_limit()
+        if attachments:
+            attached = Message("user", tuple(part for one in attachments for part in one.parts))
+            num_attached = count_tokens(processor, attached, request.image_bounds)
+            if num_attached + room_for_answer(limit, request.max_tokens) > limit:
+                choices = TOO_MUCH_ATTACHED
+        check_room(len(prompt.ids), limit, request.max_tokens, choices)
         return request, prompt, described
 
     def begin_idle(self) -> None:

@@ -129,13 +129,18 @@ def ask(
     from qwencli.question import Question
     from qwencli.render.aside import Aside, Verbosity
     from qwencli.render.output import standard_output
-    from qwencli.settings import Settings
+    from qwencli.settings import Settings, misspelt_variables
     from qwencli.structured.finish import Finish
     from qwencli.templates.template import chosen_template
     from qwencli.windows import WindowChoice
 
-    if (json and jsonl) or (quiet and verbose) or (goes_on and chat_id):
-        raise UsageError("Of --json and --jsonl, of -q and -v, and of -c and --chat, only one can be given.")
+    for are_both, pair in (
+        (json and jsonl, "--json and --jsonl"),
+        (quiet and verbose, "-q and -v"),
+        (goes_on and chat_id, "-c and --chat"),
+    ):
+        if are_both:
+            raise UsageError(f"Of {pair}, only one can be given.")
     style: Style = "json" if json else "jsonl" if jsonl else "text"
     folders = Folders.locate(os.environ)
     # The options that are settings are taken by name: Typer keeps the values of this signature there.
@@ -187,6 +192,8 @@ def ask(
         def notify(text: str) -> None:
             show(Note(text))
 
+        for note in misspelt_variables(os.environ):
+            notify(note)
         settings = replace(settings, system=system_text(settings.system))
         sampling = runtime.sampling_of(settings)
         chat, attacher = None, Attacher(pages, notify, aside.progress.update, sampling=sampling)

@@ -32,7 +32,7 @@ def list_states(json: options.Json = False) -> None:
         standard_output().write_text(_table(rows))
 
 
-@cache.command("show")
+@cache.command("show", short_help="Show where the states are, and how much room they take.")
 def show_cache(json: options.Json = False) -> None:
     """Show where the states are, and how much room they take."""
     from dataclasses import asdict
@@ -57,7 +57,7 @@ def show_cache(json: options.Json = False) -> None:
     standard_output().write_text(facts(lines | parts))
 
 
-@cache.command("verify")
+@cache.command("verify", short_help="Read every saved state, and compute a sample anew.")
 def verify_cache(
     model: options.Model = None,
     sample: Annotated[int, typer.Option("--sample", metavar="N", help="States to compute anew.", min=0)] = 8,
@@ -87,7 +87,8 @@ def verify_cache(
         lines = [f"damaged, removed: {trouble}\n" for trouble in damaged.values()]
         lines += [f"differs from what is computed now, removed: {key}\n" for key in different]
         lines.append(f"{len(checked):,} files read, {len(damaged):,} damaged; ")
-        lines.append(f"{num_computed:,} states computed anew, {len(different):,} different\n")
+        states = f"{num_computed:,} state{'s'[: num_computed != 1]}"
+        lines.append(f"{states} computed anew, {len(different):,} different\n")
         standard_output().write_text("".join(lines))
     if damaged or different:
         raise typer.Exit(ExitCode.INPUT)

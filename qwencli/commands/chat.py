@@ -96,10 +96,13 @@ def _talk(settings: "Settings", flags: dict[str, Any], chat_id: str | None) -> "
     from qwencli.folders import Folders
     from qwencli.render.aside import Verbosity
     from qwencli.render.output import standard_output
+    from qwencli.settings import misspelt_variables
 
     folders, is_private = Folders.locate(os.environ), flags["private"]
     verbosity = Verbosity.QUIET if flags["quiet"] else Verbosity.NORMAL
     screen = Screen(standard_output(), Verbosity.VERBOSE if flags["verbose"] else verbosity)
+    for note in misspelt_variables(os.environ):
+        screen.note(note)
     with open_store(folders, is_private=is_private, notify=screen.note) as store:
         session = Session(
             settings,

@@ -35,7 +35,7 @@ def _store() -> "Store":
     return Store.open_to_read(data) or Store.in_memory(lambda text: None)
 
 
-@chats.command("ls")
+@chats.command("ls", short_help="List the conversations, the one added to last first.")
 def list_chats(
     number: Annotated[
         int | None, typer.Option("-n", "--number", metavar="N", help="The newest N alone.", min=1)
@@ -71,7 +71,7 @@ def chat_table(summaries: "list[Summary]") -> str:
     return table(("ID", "LAST", "MESSAGES", "MODEL", "TITLE"), rows)
 
 
-@chats.command("show")
+@chats.command("show", short_help="Show one conversation.")
 def show_chat(id: ChatId, json: options.Json = False) -> None:
     """Show one conversation as it stands; --json holds the other branches too."""
     from qwencli.conversations.export import to_dict, to_markdown
@@ -87,7 +87,7 @@ def show_chat(id: ChatId, json: options.Json = False) -> None:
         output.write_text(to_markdown(*parts))
 
 
-@chats.command("search")
+@chats.command("search", short_help="Find messages that hold all these words.")
 def search_chats(
     words: Annotated[list[str], typer.Argument(metavar="WORD...", help="All of them must be there.")],
     json: options.Json = False,
@@ -120,7 +120,7 @@ def _hit_table(hits: "list[Hit]") -> str:
     return table(("ID", "TIME", "IN", "TEXT"), rows)
 
 
-@chats.command("export")
+@chats.command("export", short_help="Write one conversation as Markdown, JSON or JSON lines.")
 def export_chat(
     id: ChatId,
     output: Annotated[
@@ -137,6 +137,7 @@ def export_chat(
             show_default=False,
         ),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE where it exists.")] = False,
 ) -> None:
     """Write one conversation as Markdown, JSON (all branches) or JSON lines (a message a line)."""
     from qwencli.conversations.export import FORMATS, write_export
@@ -148,16 +149,18 @@ def export_chat(
     if output is None:
         standard_output().write_text(FORMATS[form or "md"](*parts))
     else:
-        write_export(output, form, *parts)
+        another = "--overwrite replaces it"
+        write_export(output, form, *parts, another=another, overwrites=overwrite)
 
 
-@chats.command("rm")
+@chats.command("rm", short_help="Remove conversations for good.")
 def remove_chats(
     ids: Annotated[
         list[str] | None,
         typer.Argument(metavar="ID...", autocompletion=completions.complete_chat, show_default=False),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All conversations.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask before --all.")] = False,
     json: options.Json = False,
 ) -> None:
     """Remove conversations for good, with the attachments that no other one has."""
@@ -169,6 +172,9 @@ def remove_chats(
     if bool(ids) == everything:
         raise UsageError("Name the conversations to remove, or --all. See: qwen chats ls")
     with Store.open(Folders.locate(os.environ).data, lambda text: None) as store:
+        if everything and not yes and not _may_remove_all(len(store.summaries()), asks=not json):
+            standard_output().write_text("Nothing was removed.\n")
+            return
         whole = [s.id for s in store.summaries()] if everything else [store.find(id).id for id in ids or []]
         removed = list(dict.fromkeys(whole))
         store.remove(removed)
@@ -178,3 +184,14 @@ def remove_chats(
     else:
         num = len(removed)
         standard_output().write_text(f"Removed {num} conversation{'s'[: num != 1]}.\n")
+
+
+def _may_remove_all(num_chats: int, *, asks: bool) -> bool:
+    """Raises UsageError where nobody can be asked."""
+    from qwencli.commands.remove import is_confirmed, is_seen
+
+    if not num_chats:
+        return True
+    if not asks or not is_seen():
+        raise UsageError(f"--all removes {num_chats} conversation{'s'[: num_chats != 1]} for good: add -y.")
+    return is_confirmed(f"Remove all {num_chats} conversations?")

@@ -43,6 +43,7 @@ def doctor(json: options.Json = False) -> None:
         "native": _native(folders.cache),
         "folders": {name: str(folder) for name, folder in places.items()},
         "disk_free_bytes": free_disk(folders.data),
+        "configuration": _configuration(folders),
         "saved_states": _saved_states(folders),
         "models": [model.name for model in known_models(folders) if is_supported(model)],
     }
@@ -62,6 +63,7 @@ def _report(values: dict[str, Any], machine: "Machine") -> str:
         memory += f", limited to {size(machine.memory_limit)} by the container"
     lines = {
         "qwen": f"{values['qwen']}, Python {values['python']}",
+        "configuration": values["configuration"] or "no fault found",
         "system": machine.system,
         "processor": machine.processor,
         "instructions": " ".join(machine.instruction_sets) or "unknown",
@@ -102,13 +104,30 @@ def _native(cache: "Path") -> str:
         return str(error)
 
 
+def _configuration(folders: "Folders") -> str | None:
+    """What is wrong with config.toml or the environment; None where nothing is."""
+    from qwencli.errors import UsageError
+    from qwencli.settings import Settings, misspelt_variables, own_models
+
+    try:
+        Settings.resolve({}, os.environ, folders.config_file)
+        own_models(folders.config_file)
+    except UsageError as error:
+        return str(error)
+    return "; ".join(misspelt_variables(os.environ)) or None
+
+
 def _saved_states(folders: "Folders") -> str:
     from qwen35.cache.store import CacheTrouble, Store
     from qwencli import runtime
+    from qwencli.errors import UsageError
     from qwencli.render.columns import size
     from qwencli.settings import Settings
 
-    settings = Settings.resolve({}, os.environ, folders.config_file)
+    try:
+        settings = Settings.resolve({}, os.environ, folders.config_file)
+    except UsageError:  # told above
+        settings = Settings()
     budget = runtime.states_of(settings, folders.states, is_private=True).disk_bytes
     try:
         totals = Store(folders.states, budget, can_write=False).totals()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qwencli.model_summary import ModelSummary
 
 models = typer.Typer(help="Fetch, pack, show, check and remove models.", rich_markup_mode=None)
-models.command("pull")(pull_model)
+models.command("pull", short_help="Fetch a model from the Hugging Face hub, and pack it.")(pull_model)
 
 ModelName = Annotated[
     str,
@@ -28,7 +28,7 @@ ModelName = Annotated[
 ]
 
 
-@models.command("ls")
+@models.command("ls", short_help="List the models on this machine.")
 def list_models(
     everything: Annotated[
         bool, typer.Option("--all", help="Also models of architectures that cannot be run.")
@@ -101,7 +101,7 @@ def _table(summaries: "list[ModelSummary]") -> str:
     return table(("NAME", "PARAMETERS", "SIZE", "DTYPE", "WHERE"), rows)
 
 
-@models.command("show")
+@models.command("show", short_help="Show one model: its layers, size, context and defaults.")
 def show_model(
     name: ModelName,
     json: options.Json = False,
@@ -158,7 +158,7 @@ def _packing(packed: dict[str, Any] | None) -> str | None:
     return f"{packed['quant']}, {packed['bits_per_weight']:.2f} bits per weight, from {packed['source']}"
 
 
-@models.command("pack")
+@models.command("pack", short_help="Pack a model into 4 or 8 bits, for speed on the CPU.")
 def pack_model(
     name: ModelName,
     output: Annotated[
@@ -289,10 +289,10 @@ def _import_line(imported: dict[str, Any]) -> str:
     return f"{start}, {f'rounded again, relative error {error:.2%}' if error else 'as they were'}\n"
 
 
-models.command("rm")(remove_model)
+models.command("rm", short_help="Remove a model, or what a pull has left.")(remove_model)
 
 
-@models.command("verify")
+@models.command("verify", short_help="Check the files of a model.")
 def verify_model(name: ModelName, json: options.Json = False) -> None:
     """Check a packed model byte by byte; of any other model, that its files fit together."""
     from qwencli.folders import Folders

@@ -36,6 +36,7 @@ def plan(
 
     Exits with 5 where it does not fit, and says what would.
     """
+    from qwen35.events import Note
     from qwencli.folders import Folders
     from qwencli.model_plan import find_subject
     from qwencli.render.aside import Aside, Verbosity
@@ -58,6 +59,9 @@ def plan(
         output.print_json({"schema_version": SCHEMA_VERSION, **values, "error": _error(values)})
     else:
         output.write_text(_report(values))
+        with Aside(Verbosity.NORMAL) as aside:
+            for note in values["notes"]:
+                aside.show(Note(note))
     if not values["fits"]:
         from qwencli.errors import ExitCode
 
@@ -232,8 +236,7 @@ def _report(values: dict[str, Any]) -> str:
         speed = f", {_speed_text(other['speed'])}" if other["speed"] else ""
         needs = f"{size(other['total_bytes'])} of memory, {size(other['disk_bytes'])} of disk"
         lines["instead" if number == 0 else " " * (number + 1)] = f"{other['name']}: {needs}{speed}"
-    notes = "".join(f"note: {note}\n" for note in values["notes"])
-    return facts(lines) + notes
+    return facts(lines)
 
 
 def _picture(memory: dict[str, Any]) -> str:

@@ -35,9 +35,8 @@ def remove_model(
 
     folder = _folder_of(name, Folders.locate(os.environ))
     num_bytes = sum(path.stat().st_blocks * 512 for path in files_of(folder))
-    is_seen = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
-    must_ask = is_seen and not yes and not json
-    if must_ask and not _is_confirmed(f"Remove {folder} ({size(num_bytes)})?"):
+    must_ask = is_seen() and not yes and not json
+    if must_ask and not is_confirmed(f"Remove {folder} ({size(num_bytes)})?"):
         standard_output().write_text("Nothing was removed.\n")
         return
     _remove(folder)
@@ -78,7 +77,12 @@ def _folder_of(name: str, folders: "Folders") -> Path:
     return where
 
 
-def _is_confirmed(question: str) -> bool:
+def is_seen() -> bool:
+    """Whether a person sits there, who can be asked."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
+
+
+def is_confirmed(question: str) -> bool:
     """Not where the keyboard is closed (Ctrl-D) instead of an answer."""
     try:
         return typer.confirm(question, err=True)

@@ -98,12 +98,21 @@ def write_export(
     summary: Summary,
     path: Sequence[StoredMessage],
     everything: Sequence[StoredMessage],
+    *,
+    another: str,
+    overwrites: bool = False,
 ) -> None:
-    """Write to a file, in the format that its name ends in where none is given. Raises UnwritableError."""
+    """Write to a file, in the format that its name ends in where none is given.
+
+    Raises UnwritableError, for a file that exists too: `another` says what to do then.
+    """
     ending = target.suffix.lstrip(".").lower()
     chosen = form or {"markdown": "md", "ndjson": "jsonl"}.get(ending, ending)
     text = FORMATS.get(chosen, to_markdown)(summary, path, everything)
     try:
-        target.expanduser().write_text(text, encoding="utf-8")
+        with target.expanduser().open("w" if overwrites else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UnwritableError(f"{target}: exists already; {another}.", path=str(target)) from None
     except OSError as error:
         raise UnwritableError(f"{target}: cannot be written ({error.strerror}).", path=str(target)) from None

@@ -36,7 +36,7 @@ class Aside:
         match event:
             case Note(text):
                 self._end_line()  # a progress line stays: Rich prints above it
-                self.console.print(Text(f"note: {one_line(text)}", style="dim"))
+                self.print(Text(f"note: {one_line(text)}", style="dim"))
             case PictureProgress(done, total):
                 self.progress.update("looking at the pictures", done, total, "tokens")
             case PrefillProgress(done, total):
@@ -53,7 +53,11 @@ class Aside:
 
     def figures(self, text: str) -> None:
         """The lines of `-v`."""
-        self.console.print(Text(terminal_safe(text), style="dim"), end="")
+        self.print(Text(terminal_safe(text.removesuffix("\n")), style="dim"))
+
+    def print(self, text: Text) -> None:
+        """Lines that are broken between words where a person reads; a program gets them whole."""
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def __enter__(self) -> Self:
         return self

@@ -1,20 +1,42 @@
 """Facts for people, as text in columns: the same on a terminal and in a pipe."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
+_LEAST_COLUMN = 20  # a narrower last column goes below the others
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned columns two spaces apart; the last one is not padded."""
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+    """Left-aligned columns two spaces apart; the last one is not padded.
+
+    On a terminal of that `width` it is broken between words.
+    """
     lines = [header, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header) - 1)]
-    padded = [[*(line[i].ljust(width) for i, width in enumerate(widths)), line[-1]] for line in lines]
-    return "".join("  ".join(line).rstrip() + "\n" for line in padded)
+    return "".join(
+        _hung("".join(f"{line[i].ljust(column)}  " for i, column in enumerate(widths)), line[-1], width)
+        for line in lines
+    )
 
 
-def facts(values: Mapping[str, str]) -> str:
-    """One line for each name and value."""
-    width = max(map(len, values))
-    return "".join(f"{name.ljust(width)}  {value}\n" for name, value in values.items())
+def facts(values: Mapping[str, str], width: int | None = None) -> str:
+    """One line for each name and value, which is broken between words on a terminal of that `width`."""
+    column = max(map(len, values))
+    return "".join(_hung(f"{name.ljust(column)}  ", value, width) for name, value in values.items())
+
+
+def _hung(before: str, text: str, width: int | None) -> str:
+    """One row, whose `text` goes on below where it began."""
+    if width is None or not text.strip() or len(before) + len(text) <= width:
+        return f"{before}{text}".rstrip() + "\n"
+    if width - len(before) < _LEAST_COLUMN:
+        below = textwrap.fill(
+            text, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+        )
+        return f"{before.rstrip()}\n{below}\n"
+    indent = " " * len(before)
+    hung = textwrap.fill(text, width, initial_indent=before, subsequent_indent=indent, break_on_hyphens=False)
+    return hung + "\n"
 
 
 def size(num_bytes: int) -> str:

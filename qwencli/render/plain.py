@@ -3,7 +3,7 @@
 from types import TracebackType
 from typing import Self
 
-from qwen35.events import Event, Finished, TextDelta
+from qwen35.events import Event, Finished, Note, TextDelta
 from qwencli.render.aside import Aside
 from qwencli.render.output import Output
 
@@ -14,8 +14,12 @@ class PlainRenderer:
         self._aside = aside
         self._held = ""  # newlines that may turn out to be the last ones
         self._is_in_line = False
+        self._notes: list[Note] = []  # that came within the text
 
     def show(self, event: Event) -> None:
+        if isinstance(event, Note) and self._is_in_line:
+            self._notes.append(event)  # a terminal or `2>&1` would show it within a line
+            return
         self._aside.show(event)
         if isinstance(event, TextDelta):
             text = self._held + event.text
@@ -43,3 +47,5 @@ class PlainRenderer:
         if self._is_in_line:
             self._write("\n")
             self._is_in_line = False
+        while self._notes:
+            self._aside.show(self._notes.pop(0))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 MAPS = ("$defs", "definitions", "properties", "patternProperties")
 _SINGLES = ("items", "additionalProperties", "additionalItems", "contains", "not", "if", "then", "else")
@@ -21,7 +22,10 @@ def check_schema(schema: Any) -> None:
     try:
         kind.check_schema(schema)
     except SchemaError as error:
-        raise ValueError(f"is no valid JSON Schema: {_at(error.absolute_path)}{error.message}.") from None
+        fault = error.message
+        if list(error.absolute_path)[-1:] == ["type"] and isinstance(error.instance, str):
+            fault = f"{error.instance!r} is no type; there is {', '.join(_TYPES)}"
+        raise ValueError(f"is no valid JSON Schema: {_at(error.absolute_path)}{fault}.") from None
     if schema is False:
         raise ValueError("nothing can satisfy it: it is false.")
     fault = _error_of(schema)

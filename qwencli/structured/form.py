@@ -48,6 +48,8 @@ class Form:
             read = read_schema(schema)
             return cls.of_schema(read, _rules(checks, read))
         if regex is not None:
+            if not regex:
+                raise UsageError("--regex: the pattern is empty, and so would be the answer.")
             return _checked(cls(Grammar("regex", regex)), "--regex")
         if choice is not None:
             choices = [word for item in choice.split(",") if (word := item.strip())]

@@ -86,8 +86,7 @@ class Template:
         for text in given:
             name, equals, value = text.partition("=")
             if not equals or name not in values:
-                names = ", ".join(sorted(values)) or "it has none"
-                raise UsageError(f"--set {text}: write NAME=VALUE; variables of {self.name}: {names}.")
+                raise UsageError(f"--set {text}: {_wrong_variable(name, equals, self.name, values)}")
             values[name] = value
         keeping = _Keeping(values)
         return replace(self, prompt=Places(self.prompt).fill(keeping), variables=values)
@@ -128,6 +127,15 @@ class Template:
         elif last:
             prompt = f"{prompt}\n\n{last}"
         return Question.parse(inputs, prompt, attached)
+
+
+def _wrong_variable(name: str, equals: str, template: str, known: Iterable[str]) -> str:
+    names = ", ".join(sorted(known)) or "it has none"
+    if not equals:
+        return f"write NAME=VALUE; variables of {template}: {names}."
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"Did you mean {close[0]}?" if close else f"Variables of {template}: {names}."
+    return f"{name!r} is no variable of {template}. {hint}"
 
 
 class _Keeping(dict[str, str]):
@@ -174,6 +182,18 @@ def all_templates(folder: Path, only: str | None = None) -> Iterator[Template]:
         seen.add(path.stem)
         is_own = path.parent == folder
         yield Template.parse(path.stem, str(path) if is_own else BUILT_IN, _read(path))
+
+
+def sound_templates(folder: Path) -> tuple[list[Template], list[str]]:
+    """All that can be used, and what is wrong with the others."""
+    sound: list[Template] = []
+    faults = []
+    for name in dict.fromkeys(path.stem for path in _files(folder)):
+        try:
+            sound += all_templates(folder, only=name)
+        except (UsageError, InputError) as error:
+            faults.append(str(error))
+    return sound, faults
 
 
 def source_text(name: str, folder: Path) -> str:

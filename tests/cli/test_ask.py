@@ -18,6 +18,30 @@ def picture(home: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("words", "pair"),
+    [
+        (("-v", "-q"), "-q and -v"),
+        (("--json", "--jsonl"), "--json and --jsonl"),
+        (("-c", "--chat", "new"), "-c and --chat"),
+    ],
+)
+def test_what_excludes_each_other_is_named_alone(invoke: Invoke, words: tuple[str, ...], pair: str) -> None:
+    result = invoke("ask", "hello", *words)
+    assert result.code == 2
+    assert f"Of {pair}, only one can be given." in result.out + result.err
+
+
+def test_a_misspelt_variable_is_told(
+    invoke: Invoke, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWEN_MAXTOKENS", "3")
+    result = invoke("ask", "-m", model_folder, "hello", "--dry-run", "--json")
+    told = "the environment variable QWEN_MAXTOKENS is not read; did you mean QWEN_MAX_TOKENS?"
+    assert (json.loads(result.out)["notes"], result.err) == ([told], f"note: {told}\n")
+    assert told in invoke("chat", "-m", model_folder, input=b"").err
+
+
 def test_the_answer_is_the_same_in_every_form(invoke: Invoke, model_folder: Path, picture: Path) -> None:
     question = ("ask", "-m", model_folder, picture, "describe", "--seed", 3, "--max-tokens", 12)
     plain = invoke(*question)

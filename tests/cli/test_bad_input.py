@@ -107,9 +107,8 @@ def _files(home: Path) -> None:
         (("hello", "-s", "@~nobody-here/x"), "~nobody-here/x: no such home folder"),
         (("film.mp4", "describe"), "film.mp4: looks like an MP4 or QuickTime video, but cannot be opened"),
         (("data.bin", "describe"), "data.bin: is binary data of an unknown kind"),
-        (("",), "The prompt is empty"),
-        (("good.png", " "), "The prompt is empty"),
         (("data:image/png;base64,@@", "describe"), "data:image/png;base64,...: is not base64"),
+        (("hello", "-s", "@good.png"), "good.png: the system message cannot be read (no text)"),
         (("hello", "-s", "@folder"), "folder: the system message cannot be read (Is a directory)"),
     ],
 )
@@ -117,6 +116,12 @@ def test_an_unusable_input_exits_with_3(
     invoke: Invoke, model_folder: Path, words: tuple, message: str
 ) -> None:
     check(invoke, ("-m", model_folder, *words), 3, message, "input")
+
+
+@pytest.mark.parametrize("words", [("",), ("good.png", " ")])
+def test_an_empty_question_exits_with_2(invoke: Invoke, model_folder: Path, words: tuple[str, ...]) -> None:
+    Image.new("RGB", (32, 32)).save("good.png")
+    check(invoke, ("-m", model_folder, *words), 2, "The prompt is empty", "usage")
 
 
 def test_an_unreadable_file_exits_with_3(

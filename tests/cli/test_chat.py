@@ -158,6 +158,34 @@ def test_the_system_message_and_settings_are_kept_and_come_back(chat: Invoke, in
     assert "Be long." in invoke("chat", "-c", "-q", "-s", "Be long.", input=b"/show system\n").out
 
 
+def test_continue_is_for_answers_that_were_cut(chat: Invoke, invoke: Invoke) -> None:
+    result = chat("Hello", "/continue")
+    assert (result.code, len(messages(invoke))) == (2, 2)
+    assert "The last answer was not cut" in result.err
+    chat("/set max-tokens 3", "Hello", "/compact 0", "/continue", options=("-c",))
+    assert messages(invoke)[-1]["role"] == "compact"
+    result = chat("/set max-tokens 3", "Hello", "And?", "/compact 1", "/continue", options=("-c",))
+    assert result.code == 7
+    assert messages(invoke)[-2]["text"].startswith("Continue")
+
+
+def test_what_is_attached_can_be_taken_off_again(chat: Invoke, invoke: Invoke, picture: Path) -> None:
+    chat(f"/image {PICTURE}", f"/file {PICTURE}", "/detach 1", "What?")
+    chat(f"/image {PICTURE}", f"/file {PICTURE}", "/detach", "And?", options=("-c",))
+    questions = messages(invoke)[::2]
+    assert [len(question["attachments"]) for question in questions] == [1, 0]
+    assert "'3' is not a number from 1 to 1" in chat(f"/image {PICTURE}", "/detach 3").err
+
+
+def test_an_attachment_that_cannot_fit_is_told_from_a_long_conversation(
+    chat: Invoke, picture: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text("word " * 20_000)
+    assert "/detach takes it off" in chat("Hello", f"/file {long}", "What?").err
+    assert "/compact" in chat("Hello", "/set ctx 60", f"/image {PICTURE}", "What? " * 20).err
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -167,6 +195,12 @@ def test_the_system_message_and_settings_are_kept_and_come_back(chat: Invoke, in
         ("/undo", "nothing to take back"),
         ("/retry", "no question yet"),
         ("/continue", "no answer to continue"),
+        ("/set temprature 1", "There is no setting 'temprature'. Did you mean temperature?"),
+        ("/model minni", "minni: no such model. Did you mean mini?"),
+        ("/schema x flot", "error: /schema: "),
+        ("/quit now", "/quit takes nothing behind it: 'now'"),
+        ("/clear x", "/clear takes nothing behind it"),
+        ("/detach", "Nothing is attached"),
         ("/copy", "no answer to copy"),
         ("/compact", "nothing to leave out"),
         ("/branch 7", "Nothing was said yet"),
@@ -189,6 +223,17 @@ def test_export_writes_a_file_in_the_format_of_its_name(chat: Invoke) -> None:
     assert "## Question\n\nHello\n" in Path("talk.md").read_text()
     lines = Path("talk.jsonl").read_text().splitlines()
     assert [json.loads(line)["role"] for line in lines] == ["user", "assistant"]
+
+
+def test_export_replaces_no_file(chat: Invoke, invoke: Invoke) -> None:
+    Path("keep.md").write_text("mine")
+    result = chat("Hello", "/export keep.md")
+    assert (result.code, "keep.md: exists already; name another file" in result.err) == (9, True)
+    result = invoke("chats", "export", "last", "-o", "keep.md")
+    assert (result.code, "--overwrite replaces it" in result.err) == (9, True)
+    assert Path("keep.md").read_text() == "mine"
+    assert invoke("chats", "export", "last", "-o", "keep.md", "--overwrite").code == 0
+    assert "Hello" in Path("keep.md").read_text()
 
 
 def test_a_title_is_the_first_question_or_chosen(chat: Invoke, invoke: Invoke) -> None:

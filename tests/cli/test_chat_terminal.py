@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -278,3 +279,35 @@ def test_ctrl_c_stops_a_command_of_the_shell() -> None:
         screen.wait_for("stopped; /continue goes on, /retry asks again")
         screen.say("hello")
         screen.wait_for("You said 'hello', message 3")
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_keys_are_kept_after_the_chat_was_stopped_and_comes_back() -> None:
+    with Screen(["bash", "--norc", "-i"]) as screen:
+        screen.say(f"PS1='shell: '; {shlex.join(command())}")
+        screen.wait_for("^>")
+        screen.say("slow")
+        screen.wait_for("^begun$")
+        screen.press("C-z")
+        screen.wait_for("Stopped")
+        screen.say("fg")
+        screen.wait_for("scripted_chat.*$(?s:.*)scripted_chat.*$(?s:.*)scripted_chat")
+        screen.say("typed ahead")
+        assert "typed" not in screen.wait_for("You said 'slow', message 1").partition("You said")[0]
+        screen.wait_for("You said 'typed ahead', message 3")
+
+
+@needs_tmux
+def test_detach_offers_what_is_attached(home: Path, picture: Path) -> None:
+    with Screen(command()) as screen:
+        screen.wait_for("^>")
+        screen.say(f"'{picture}'")
+        screen.wait_for("1 attached")
+        screen.type("/detach ")
+        screen.press("Tab")
+        screen.wait_for("^> /detach 1")
+        screen.press("Enter")
+        screen.wait_for("took off .*picture.png")
+        screen.say("hello")
+        screen.wait_for("You said 'hello', message 1")

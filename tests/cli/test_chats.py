@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from qwen35.events import Finished, TextDelta
 from qwencli.conversations.database import connect
 from qwencli.conversations.store import Store
 from tests.cli.conftest import Invoke
+from tests.cli.screen import Screen, needs_tmux
 
 
 @pytest.fixture
@@ -111,7 +113,9 @@ def test_rm_removes_those_that_are_named(invoke: Invoke, ids: list[str]) -> None
     assert invoke("chats", "rm", ids[0]).out == "Removed 1 conversation.\n"
     assert [chat["id"] for chat in json.loads(invoke("chats", "ls", "--json").out)["chats"]] == [ids[1]]
     assert invoke("chats", "rm", "nothing").code == 3
-    assert json.loads(invoke("chats", "rm", "--all", "--json").out)["removed"] == [ids[1]]
+    result = invoke("chats", "rm", "--all")
+    assert (result.code, "removes 1 conversation for good: add -y" in result.err) == (2, True)
+    assert json.loads(invoke("chats", "rm", "--all", "-y", "--json").out)["removed"] == [ids[1]]
     assert invoke("chats", "rm").code == 2
     assert invoke("chats", "rm", ids[1], "--all").code == 2
 
@@ -153,3 +157,15 @@ def test_ids_are_completed_with_their_titles(home: Path, ids: list[str]) -> None
         [(ids[0], "What is a vowel?"), (ids[1], "Who\x1b[31m are you?")]
     )
     assert [id for id, _ in complete_chat(ids[0][:7])] == [ids[0]]
+
+
+@needs_tmux
+@pytest.mark.parametrize(("answer", "num_left"), [("n", 2), ("y", 0)])
+def test_all_are_removed_when_a_person_says_so(
+    invoke: Invoke, ids: list[str], answer: str, num_left: int
+) -> None:
+    with Screen([sys.executable, "-m", "qwencli", "chats", "rm", "--all"]) as screen:
+        screen.wait_for("Remove all 2 conversations\\?")
+        screen.say(answer)
+        assert screen.wait_for_exit() == 0
+    assert len(json.loads(invoke("chats", "ls", "--json").out)["chats"]) == num_left

@@ -31,6 +31,18 @@ def test_json_holds_the_same_as_one_object(invoke: Invoke, home: Path) -> None:
     assert values["disk_free_bytes"] > 0
 
 
+def test_a_wrong_configuration_is_one_line_of_the_report(invoke: Invoke, home: Path) -> None:
+    assert json.loads(invoke("doctor", "--json").out)["configuration"] is None
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "config.toml").write_text("temprature = 1\n")
+    result = invoke("doctor")
+    assert (result.code, result.err) == (0, "")
+    lines = dict(line.split("  ", 1) for line in result.out.splitlines())
+    assert lines["configuration"].strip().endswith("Did you mean 'temperature'?")
+    assert {"processor", "models", "config folder"} <= set(lines)
+    assert "unknown key" in json.loads(invoke("doctor", "--json").out)["configuration"]
+
+
 def test_models_are_named(invoke: Invoke, home: Path, model_folder: Path) -> None:
     (home / "data" / "models").mkdir(parents=True)
     (home / "data" / "models" / "own").symlink_to(model_folder)

@@ -66,6 +66,16 @@ def test_help_fits_80_columns(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -
     assert max(map(len, invoke("ask", "--help").out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("group", [(), ("models",), ("cache",), ("chats",), ("templates",)])
+def test_lists_of_commands_say_whole_sentences(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, group: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = invoke(*group, "--help").out.partition("Commands:\n")[2].splitlines()
+    assert len(listed) >= 3
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
+
+
 def test_the_version_is_that_of_the_package(invoke: Invoke) -> None:
     assert invoke("--version").out == f"qwen {version('qwen')}\n"
 
@@ -96,6 +106,19 @@ def test_every_shell_has_a_completion_script(home: object, shell: str) -> None:
         timeout=60,
     )
     assert (done.returncode, "_QWEN_COMPLETE" in done.stdout) == (0, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /sys of Linux, where nobody may make files")
+def test_completion_that_cannot_be_installed_exits_with_9(home: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qwencli", "--install-completion", "bash"],
+        env=os.environ | {"HOME": "/sys"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (9, 1)
+    assert done.stderr.startswith("error: Cannot write /sys/.bash")
 
 
 def complete(line: str) -> list[str]:

@@ -96,6 +96,39 @@ def test_an_import_that_turns_the_interrupt_into_another_error_is_interrupted(
     assert interrupt(process, signal.SIGINT, after_s=0.3) == (130, "", "")
 
 
+# Ctrl-C in the middle of the imports, before the program itself takes it.
+IMPORTING = """
+import signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["qwen", "--version"]
+"""
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import runpy; runpy.run_module('qwencli', run_name='__main__')",
+        "from importlib.metadata import EntryPoint as E; import tomllib\n"
+        "scripts = tomllib.load(open({pyproject!r}, 'rb'))['project']['scripts']\n"
+        "sys.exit(E('qwen', scripts['qwen'], 'console_scripts').load()())",
+    ],
+    ids=["module", "script"],
+)
+def test_an_interrupt_during_the_imports_is_no_traceback(start: str) -> None:
+    pyproject = str(Path(__file__).parents[2] / "pyproject.toml")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING + start.replace("{pyproject!r}", repr(pyproject))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("after_s", [0.2, 0.6, 1.2])
 def test_loading_can_be_interrupted_at_any_time(model_folder: Path, after_s: float) -> None:
     process = start(model_folder, "--json", "--temperature", "0", module="qwencli")

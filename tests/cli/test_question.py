@@ -83,6 +83,6 @@ def test_a_missing_file_is_an_input_error(inputs: list[str], prompt: str) -> Non
 
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
-def test_an_empty_prompt_is_an_input_error(prompt: str) -> None:
-    with pytest.raises(InputError, match="prompt is empty"):
+def test_an_empty_prompt_is_no_question(prompt: str) -> None:
+    with pytest.raises(UsageError, match="prompt is empty"):
         Question.parse(["a.png"], prompt, [])

@@ -1,6 +1,8 @@
 """Small parts of the renderers."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -58,3 +60,33 @@ def test_the_object_of_a_run_is_written_once() -> None:
 def test_columns_are_as_wide_as_their_widest_entry() -> None:
     assert table(("A", "B"), [("long", "x"), ("s", "yy")]) == "A     B\nlong  x\ns     yy\n"
     assert facts({"a": "1", "long": "2"}) == "a     1\nlong  2\n"
+
+
+def test_a_note_within_the_answer_waits_for_the_end_of_its_line() -> None:
+    """Both streams in one file, as `2>&1` has them."""
+    code = (
+        "import sys; from qwen35.events import *; from qwencli.render.aside import *\n"
+        "from qwencli.render.plain import PlainRenderer; from qwencli.render.output import standard_output\n"
+        "sys.stderr = sys.stdout\n"
+        "with Aside(Verbosity.NORMAL) as aside, PlainRenderer(standard_output(), aside) as renderer:\n"
+        "    for event in (Note('first'), TextDelta('one'), Note('then'), TextDelta(' two')):\n"
+        "        renderer.show(event)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "note: first\none two\nnote: then\n"
+
+
+def test_the_last_column_is_broken_between_words_on_a_narrow_terminal() -> None:
+    rows = [("1", "these are words of a long line that goes on")]
+    assert table(("N", "TEXT"), rows, 30) == "N  TEXT\n1  these are words of a long\n   line that goes on\n"
+    assert table(("N" * 20, "TEXT"), rows, 30).splitlines()[1:] == [
+        "1",
+        "  these are words of a long",
+        "  line that goes on",
+    ]
+    assert facts({"a": "some words", "long": "and some more words of it"}, 26).splitlines() == [
+        "a     some words",
+        "long  and some more words",
+        "      of it",
+    ]
+    assert table(("N", "TEXT"), rows) == "N  TEXT\n1  these are words of a long line that goes on\n"

@@ -167,6 +167,8 @@ def test_a_schema_that_cannot_be_kept_to_exits_with_2(
         (("--choice", " ,"), "--choice: there is nothing to choose from"),
         (("--regex", "a", "--choice", "b"), "only one can be given"),
         (("--as", "csv"), "--as shows the data of a schema"),
+        (("--regex", ""), "--regex: the pattern is empty"),
+        (("--schema", '{"type": "strin"}'), "at /type: 'strin' is no type; there is object, array, string"),
         (("-x", "--schema", "a"), "-x takes the code out of a free answer"),
     ],
 )

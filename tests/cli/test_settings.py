@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from qwencli.errors import UsageError
-from qwencli.settings import PARSERS, Settings
+from qwencli.settings import PARSERS, Settings, misspelt_variables
 from qwencli.values import Thinking
 
 
@@ -78,6 +78,18 @@ def test_a_bad_line_of_the_file_is_named_with_file_and_key(
 def test_a_bad_variable_is_named(config_file: Path) -> None:
     with pytest.raises(UsageError, match="environment variable QWEN_THREADS: 'x' is not a whole number"):
         Settings.resolve({}, {"QWEN_THREADS": "x"}, config_file)
+
+
+def test_a_variable_that_is_nearly_a_settings_name_is_told() -> None:
+    (note,) = misspelt_variables({"QWEN_MAXTOKENS": "3", "QWEN_MAX_TOKENS": "3"})
+    assert note == "the environment variable QWEN_MAXTOKENS is not read; did you mean QWEN_MAX_TOKENS?"
+
+
+@pytest.mark.parametrize(
+    "name", ["HOME", "ISA", "CPU", "NEON", "SOURCE_HASH", "TEST_DEVICE", "API_KEY", "MODEL", "CACHE_DIR"]
+)
+def test_variables_of_others_and_of_the_program_are_left_alone(name: str) -> None:
+    assert misspelt_variables({f"QWEN_{name}": "x"}) == []
 
 
 def test_every_setting_has_a_parser() -> None:

@@ -1,6 +1,7 @@
 """`qwen templates`, and `-t` in ask and batch."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,7 @@ def test_a_batch_asks_it_of_each_item(invoke: Invoke, own: Path, picture: Path, 
         (("-t", "recipt"), 2, "Did you mean receipt?"),
         (("-t", "receipt", "--set", "a=b"), 2, "it has none"),
         (("-t", "describe", "--set", "language"), 2, "variables of describe: language"),
+        (("-t", "describe", "--set", "langauge=x"), 2, "'langauge' is no variable of describe. Did you mean"),
         (("--set", "language=German", "what?"), 2, "-t"),
         (("nothing.png", "-t", "describe"), 3, "nothing.png: no such file"),
         (("-t", "none.toml"), 3, "none.toml: the template cannot be read"),
@@ -130,3 +132,57 @@ def test_a_template_that_is_wrong_says_where(text: str, told: str) -> None:
         Template.parse("own", "own.toml", text)
     assert str(caught.value).startswith("own.toml")
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mine", "describe"])
+@pytest.mark.parametrize(
+    ("editor", "code", "told"),
+    [
+        ("false", 2, "the editor 'false' ended with status 1"),
+        ("no-such-editor", 2, "the editor 'no-such-editor' did not run (No such file or directory)"),
+        ("true", 0, "Nothing was changed"),
+        ('vi "', 2, "is no command (No closing quotation)"),
+    ],
+)
+def test_an_editor_that_writes_nothing_leaves_nothing(
+    invoke: Invoke, own: Path, monkeypatch: pytest.MonkeyPatch, name: str, editor: str, code: int, told: str
+) -> None:
+    monkeypatch.setenv("EDITOR", editor)
+    result = invoke("templates", "edit", name)
+    assert result.code == code
+    assert told in (result.out if code == 0 else result.err)
+    assert list(own.iterdir()) == []
+    assert invoke("templates", "ls").code == 0
+
+
+def test_what_was_written_before_the_editor_failed_stays(
+    invoke: Invoke, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITOR", 'sh -c \'echo "# words" >> "$0"; exit 3\'')
+    assert "ended with status 3" in invoke("templates", "edit", "mine").err
+    assert "# words" in (own / "mine.toml").read_text()
+
+
+def test_a_wrong_template_is_told_beside_the_others(invoke: Invoke, own: Path) -> None:
+    (own / "bad.toml").write_text("prompt = ")
+    (own / "good.toml").write_text('about = "fine"\nprompt = "what?"\n')
+    listed = invoke("templates", "ls")
+    assert listed.code == 0
+    assert listed.out.splitlines()[1].split() == ["good", "yours", "fine"]
+    assert listed.err.startswith(f"note: {own / 'bad.toml'}: cannot be read as TOML")
+    values = json.loads(invoke("templates", "ls", "--json").out)
+    assert [entry["name"] for entry in values["templates"]] == ["good", *NAMES]
+    assert len(values["notes"]) == 1
+    assert invoke("templates", "show", "describe").code == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /sys of Linux, where nobody may make files")
+def test_a_folder_where_nothing_may_be_written_exits_with_9(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWEN_HOME", "/sys/qwen")
+    monkeypatch.setenv("EDITOR", "true")
+    result = invoke("templates", "edit", "mine")
+    assert (result.code, result.out) == (9, "")
+    assert result.err.startswith("error: Cannot write /sys/qwen (")
+    assert result.err.count("\n") == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.screen import Screen, needs_tmux
 from tests.cli.terminal import run_in_terminal
 
 pytestmark = [
@@ -122,3 +123,30 @@ def test_reasoning_is_dim_and_on_standard_error(model_folder: Path) -> None:
     ]
     apart = run_in_terminal("ask", "hello", script="thinking", model=model_folder, stderr=subprocess.DEVNULL)
     assert [line for line in final_screen(apart.screen) if line] == ["Two."]
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_errors_and_notes_are_broken_between_words_on_a_terminal() -> None:
+    words = ["-m", "qwencli", "ask", "hello", "-m", "no-such-model-at-all"]
+    with Screen([sys.executable, *words], columns=40) as screen:
+        screen.wait_for_exit()
+        shown = screen.text()
+    assert re.search(
+        r"^error: no-such-model-at-all: no such\nmodel\. Looked for a folder", shown, re.MULTILINE
+    )
+
+
+@needs_tmux
+@pytest.mark.usefixtures("home")
+def test_lists_of_the_chat_keep_to_the_screen() -> None:
+    words = ["-m", "tests.cli.scripted_chat", "chat", "-m", "mini", "-q"]
+    with Screen([sys.executable, *words], columns=40) as screen:
+        screen.wait_for("^>")
+        screen.say("one question of more words than a narrow screen has room for")
+        screen.wait_for("message 1")
+        for name in ("/branch", "/history all", "/context", "/stats", "/cache", "/history", "/show settings"):
+            screen.say(name)
+        screen.say("/nonsense")
+        shown = screen.wait_for("There is no command")  # lines that the terminal itself broke are joined
+    assert max(len(line) for line in shown.splitlines() if not line.startswith(">")) <= 40

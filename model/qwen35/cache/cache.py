@@ -154,6 +154,8 @@ class StateCache:
             same = _num_same(ids, earlier)
             if best is None or same > best:
                 best = same
+        if num_found and (best is None or best < num_found):
+            return None  # what was reused is longer than all that is known to compare with
         if best is None:
             others = self._store.other_models(self.model)
             return "what is saved is of other models or kernels" if others else "nothing was saved before"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # and all that stands between two values is forced.
 _JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
+_INTERRUPT = "type: <class 'KeyboardInterrupt'>"  # in the text of a panic
+
 
 def compile_grammar(grammar: Grammar) -> str:
     """As llguidance takes it. Raises InputError where the source is no JSON object or boolean."""
@@ -70,15 +72,24 @@ class Constraint:
     def allowed(self) -> np.ndarray:
         """Which tokens may come next (num_tokens,) bool; the end of the answer is among them where it may."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._raise_interrupt()
         return np.unpackbits(bits, count=self._num_tokens, bitorder="little").view(np.bool_)
 
     def forced(self) -> list[int]:
         """Tokens that have to come next, where there is no choice."""
-        return self._matcher.compute_ff_tokens()
+        tokens = self._matcher.compute_ff_tokens()
+        self._raise_interrupt()
+        return tokens
 
     def push(self, token: int) -> None:
         """Go past a token of the answer."""
         self._matcher.consume_token(token)
+        self._raise_interrupt()
+
+    def _raise_interrupt(self) -> None:
+        """A Ctrl-C that came while llguidance asked the tokenizer is a panic there, and swallowed."""
+        if self._matcher.is_error() and _INTERRUPT in self._matcher.get_error():
+            raise KeyboardInterrupt
 
 
 class Grammars:

@@ -1,5 +1,6 @@
 """Commands that choose how questions are answered: /model, /system, /schema, /set, /show, /think."""
 
+import difflib
 import json
 from dataclasses import replace
 from typing import Any
@@ -38,7 +39,10 @@ def set_system(session: Session, argument: str) -> None:
 
 def set_schema(session: Session, argument: str) -> None:
     if argument:
-        session.finish = Finish() if argument == NONE else Finish.of(argument)
+        try:
+            session.finish = Finish() if argument == NONE else Finish.of(argument)
+        except UsageError as error:
+            raise UsageError(str(error).replace("--schema:", "/schema:", 1)) from None
     form = session.finish.form
     session.screen.say(f"schema: {json.dumps(form.schema, ensure_ascii=False) if form else NONE}")
 
@@ -61,7 +65,10 @@ def set_value(session: Session, argument: str) -> None:
         show_settings(session, "")
         return
     if name not in PARSERS:
-        raise UsageError(f"There is no setting {name!r}. Known: {', '.join(sorted(names_of_settings()))}.")
+        close = difflib.get_close_matches(name, PARSERS, 1)
+        known = ", ".join(sorted(names_of_settings()))
+        hint = f"Did you mean {close[0].replace('_', '-')}?" if close else f"Known: {known}."
+        raise UsageError(f"There is no setting {name!r}. {hint}")
     if name == "system":
         set_system(session, value or NONE)
         return
@@ -80,11 +87,12 @@ def show_settings(session: Session, argument: str) -> None:
     if argument == "thinking":
         answer = session.conversation.last_answer
         session.screen.show(
-            (answer.reasoning if answer else None) or "The last answer came without thinking."
+            (answer.reasoning if answer else None) or "The last answer came without thinking.",
+            is_prose=True,
         )
         return
     if argument == "system":
-        session.screen.show(session.settings.system or NONE)
+        session.screen.show(session.settings.system or NONE, is_prose=True)
         return
     if argument == "model":
         session.screen.show(_model_facts(session))
@@ -97,7 +105,7 @@ def show_settings(session: Session, argument: str) -> None:
     for name in names_of_settings():
         if name != "model":
             values[name] = _text_of(getattr(session.settings, name.replace("-", "_")))
-    session.screen.show(facts(values))
+    session.screen.show(facts(values, session.screen.columns))
 
 
 def _model_facts(session: Session) -> str:
@@ -113,7 +121,8 @@ def _model_facts(session: Session) -> str:
             "folder": summary.folder,
             "weights": f"{parameters} parameters, {summary.dtype}, {size(summary.size_bytes)}",
             "context": f"{context:,} tokens",
-        }
+        },
+        session.screen.columns,
     )
 
 

@@ -35,8 +35,9 @@ def show_context(session: Session, argument: str) -> None:
     }
     if left_out:
         lines["left out"] = f"{left_out} messages (/compact)"
-    heading = table(("WHAT", "TOKENS", "TEXT"), cells) + "\n" if cells else ""
-    session.screen.show(heading + facts(lines))
+    columns = session.screen.columns
+    heading = table(("WHAT", "TOKENS", "TEXT"), cells, columns) + "\n" if cells else ""
+    session.screen.show(heading + facts(lines, columns))
 
 
 def show_stats(session: Session, argument: str) -> None:
@@ -51,7 +52,8 @@ def show_stats(session: Session, argument: str) -> None:
     session.screen.show(
         records[-1].figures()
         + f"this run: {len(records)} answer{'s'[: len(records) != 1]}, {generated:,} tokens in "
-        f"{seconds:.1f} s; {reused:,} of {prompts:,} prompt tokens were reused\n"
+        f"{seconds:.1f} s; {reused:,} of {prompts:,} prompt tokens were reused\n",
+        is_prose=True,
     )
 
 
@@ -72,4 +74,6 @@ def show_cache(session: Session, argument: str) -> None:
                 record.miss_reason or "",
             )
         )
-    session.screen.show(table(("ANSWER", "PROMPT", "REUSED", "COMPUTED", "WHY NOT MORE"), rows))
+    session.screen.show(
+        table(("ANSWER", "PROMPT", "REUSED", "COMPUTED", "WHY NOT MORE"), rows, session.screen.columns)
+    )

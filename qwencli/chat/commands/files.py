@@ -34,6 +34,17 @@ def attach_video(session: Session, argument: str) -> None:
     session.attach(paths_in(argument))
 
 
+def detach(session: Session, argument: str) -> None:
+    """Without a number: all that waits for the next question."""
+    waiting = len(session.pending)
+    if not waiting:
+        raise UsageError("Nothing is attached that waits for a question.")
+    if argument and not (argument.isdecimal() and 1 <= int(argument) <= waiting):
+        raise UsageError(f"{argument!r} is not a number from 1 to {waiting}, of what is attached.")
+    for attachment in session.detach(int(argument) if argument else None):
+        session.screen.say(f"took off {attachment.source} ({attachment.type})")
+
+
 def run_command(session: Session, command: str) -> None:
     """Run a command of the shell, show what it wrote, and attach it."""
     if not command:

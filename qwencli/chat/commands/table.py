@@ -11,7 +11,9 @@ from qwencli.chat.session import Session
 from qwencli.chat.typed import first_word, is_input, path_of
 from qwencli.errors import UsageError
 
-Completes = Literal["path", "model", "chat", "setting", "command", "think", "export", "show", "compact"]
+Completes = Literal[
+    "path", "model", "chat", "setting", "command", "think", "export", "show", "compact", "attached"
+]
 
 
 class Leave(Exception):
@@ -113,6 +115,13 @@ COMMANDS: dict[str, Command] = {
             files.attach_files,
             "path",
         ),
+        Command(
+            "detach",
+            "[N]",
+            "Take off what is attached to the next question, or only the Nth of it.",
+            files.detach,
+            "attached",
+        ),
         Command("clear", "", "Begin a new conversation.", turns.clear),
         Command("undo", "[N]", "Take back the last turn, or N of them.", turns.undo),
         Command("retry", "", "Another answer to the last question.", turns.retry),
@@ -183,6 +192,9 @@ def handle(session: Session, line: str) -> None:
     elif line.startswith("/") and not is_input(path_of(first_word(line))):
         name, *argument = line[1:].split(maxsplit=1)
         _, *implied = _OTHER_NAMES.get(name, name).split()
-        find_command(name).run(session, " ".join(implied + argument).strip())
+        command, words = find_command(name), " ".join(implied + argument).strip()
+        if words and not command.argument:
+            raise UsageError(f"/{command.name} takes nothing behind it: {words!r}.")
+        command.run(session, words)
     else:
         session.take(line)

@@ -42,9 +42,13 @@ def retry(session: Session, argument: str) -> None:
 
 
 def go_on(session: Session, argument: str) -> None:
-    answer = session.conversation.last_answer
-    if answer is None:
+    seen = session.conversation.seen
+    if not seen or seen[-1].role != "assistant":
         raise UsageError("There is no answer to continue. /retry asks the last question again.")
+    if ending_of(seen[-1]) is None:
+        raise UsageError(
+            "The last answer was not cut: there is no rest of it. Ask for more in your own words."
+        )
     session.ask(_GO_ON)
 
 
@@ -84,7 +88,7 @@ def branch(session: Session, argument: str) -> None:
                 _first_line(question),
             )
         )
-    session.screen.show(table(("BRANCH", "", "LAST", "TURNS", "LAST QUESTION"), rows))
+    session.screen.show(table(("BRANCH", "", "LAST", "TURNS", "LAST QUESTION"), rows, session.screen.columns))
 
 
 def save(session: Session, argument: str) -> None:
@@ -112,7 +116,10 @@ def history(session: Session, argument: str) -> None:
     """The turns of this conversation; "all": the conversations there are."""
     if argument == "all":
         rows = [(s.id, when(s.updated_at), one_line(s.title)) for s in session.store.summaries(50)]
-        session.screen.show(table(("ID", "LAST", "TITLE"), rows) if rows else "No conversations yet.")
+        columns = session.screen.columns
+        session.screen.show(
+            table(("ID", "LAST", "TITLE"), rows, columns) if rows else "No conversations yet."
+        )
         return
     lines = []
     for message in session.conversation.path:
@@ -124,7 +131,7 @@ def history(session: Session, argument: str) -> None:
         ending = f"  ({ending_of(message)})" if message.role == "assistant" and ending_of(message) else ""
         mark = "> " if message.role == "user" else ""
         lines.append(f"{mark}{attached}{message.text}{ending}")
-    session.screen.show("\n\n".join(lines) if lines else "Nothing was said yet.")
+    session.screen.show("\n\n".join(lines) if lines else "Nothing was said yet.", is_prose=True)
 
 
 def copy(session: Session, argument: str) -> None:
@@ -151,7 +158,7 @@ def export(session: Session, argument: str) -> None:
     if not argument or argument in FORMATS:
         session.screen.show(FORMATS[argument or "md"](*parts))
         return
-    write_export(Path(argument), None, *parts)
+    write_export(Path(argument), None, *parts, another="name another file")
     session.screen.say(f"wrote {argument}")
 
 

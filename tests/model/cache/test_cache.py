@@ -185,6 +185,18 @@ def test_another_prompt_is_a_miss_that_says_where(
     assert answer.result == ask(engine_of(model), other).result
 
 
+def test_no_reason_is_given_where_the_prompt_that_was_reused_is_forgotten(model: Path, states: Path) -> None:
+    """The states of a prompt outlive its ids, of which the last prompts' alone are kept."""
+    document = user(words(280))
+    ask(engine_of(model, states), [document, assistant("Yes, it is."), user("Why?")])
+    with closing(sqlite3.connect(states / "index.sqlite")) as index, index:
+        index.execute("DELETE FROM prompts")
+    ask(engine_of(model, states), [user(picture(1), "else")])
+    answer = ask(engine_of(model, states), [document, assistant("No, not so."), user("How?")])
+    assert answer.cached_tokens >= 280
+    assert answer.reason is None
+
+
 def test_the_same_picture_in_another_size_is_another(model: Path, states: Path) -> None:
     question = [user(BIG, "first")]
     ask(engine_of(model, states), question)

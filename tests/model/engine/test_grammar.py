@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -160,6 +161,21 @@ def test_a_lark_grammar_is_followed(processor: Processor) -> None:
     engine, _ = engine_of(processor, "one;two;THREE")
     words = Grammar("lark", 'start: word word\nword: /[a-z]+/ ";"')
     assert run(engine, request(grammar=words))[0] == "one;two;"
+
+
+def test_an_interrupt_while_tokens_are_asked_for_is_not_swallowed(
+    processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, encode = processor.tokenizer, Tokenizer.encode
+
+    def interrupted(self: Tokenizer, text: str) -> list[int]:
+        signal.raise_signal(signal.SIGINT)
+        return encode(self, text)
+
+    constraint = Grammars(tokenizer, {tokenizer.encode("a")[0]}).constraint(GRAMMAR)
+    monkeypatch.setattr(Tokenizer, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        constraint.forced()
 
 
 def test_structure_is_no_text(processor: Processor) -> None:
