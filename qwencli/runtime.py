@@ -4,6 +4,7 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from qwencli.media.attach import Attachment
 from qwencli.settings import Settings
 
 if TYPE_CHECKING:
+    from qwen35.backends.base import Backend
     from qwen35.engine.engine import Engine
     from qwen35.engine.load import States
     from qwencli.structured.form import Form
@@ -59,9 +61,13 @@ def load(
         on_progress=on_progress,
         on_note=notify,
     )
-    backend = weakref.ref(engine.backend)
-    before_leaving.append(lambda: (still := backend()) and still.save_hot())
+    before_leaving.append(partial(_save_hot, weakref.ref(engine.backend)))
     return engine
+
+
+def _save_hot(backend: "weakref.ref[Backend]") -> None:
+    if still_there := backend():
+        still_there.save_hot()
 
 
 def states_of(settings: Settings, folder: Path, *, is_private: bool) -> "States":
