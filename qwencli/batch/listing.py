@@ -55,22 +55,23 @@ class Listing:
     missing: Counter[str] = field(default_factory=Counter)  # names in the question that items do not have
     known: set[str] = field(default_factory=set)  # names that some item has
     _stdin: IO[bytes] | None = None
+    _read: set[str] = field(default_factory=set)  # files of items, gone through already
 
     def __iter__(self) -> Iterator[Item]:
         """Each item once. Raises InputError for an input that is not there, UsageError where nobody asks."""
         self.num_repeated = 0
         self.left_out, self.missing, self.known = Counter(), Counter(), set()
+        self._read = set()
         seen: set[int] = set()  # numbers, not names: there may be millions
         for spec in self.inputs:
             for item in self._items_of(spec):
-                key = int.from_bytes(_digest(item.id))
-                if key not in seen:
-                    seen.add(key)
-                    yield item
-                elif item.place:
-                    yield bad_line(item.place, f"the id {item.id!r} has been on a line before.")
-                else:
+                if item.place and _number(item.id) in seen:
+                    item = bad_line(item.place, f"the id {item.id!r} has been on a line before.")
+                if (number := _number(item.id)) in seen:
                     self.num_repeated += 1
+                else:
+                    seen.add(number)
+                    yield item
 
     def __enter__(self) -> Self:
         return self
@@ -102,11 +103,7 @@ class Listing:
         if path.is_dir():
             yield from self._folder(str(path))
         elif spec.lower().endswith(SUFFIXES) and path.is_file():
-            try:
-                with path.open("rb") as lines:
-                    yield from self._lines(lines, str(path))
-            except OSError as error:
-                raise InputError(f"{spec}: cannot be read ({error.strerror}).", path=spec) from None
+            yield from self._items_file(str(path))
         elif path.exists():
             yield self._item_of(str(path))
         elif glob.has_magic(spec):
@@ -114,24 +111,35 @@ class Listing:
         else:
             raise InputError(f"{spec}: no such file.", path=spec)
 
+    def _items_file(self, path: str) -> Iterator[Item]:
+        try:
+            with Path(path).open("rb") as lines:
+                yield from self._lines(lines, path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}).", path=path) from None
+
     def _folder(self, spec: str) -> Iterator[Item]:
         """All that lies in it, in the order of names; what is hidden does not count."""
         for entry in _walk(os.path.normpath(spec)):
             if isinstance(entry, Item):
                 yield entry
-            elif entry.is_dir():
+            elif _is_folder(entry):
                 self.left_out["links to folders"] += 1
-            elif not entry.is_file() and not entry.is_symlink():
+            elif not entry.is_symlink() and not entry.is_file():
                 self.left_out["pipes, sockets and devices"] += 1  # which might never give anything
             elif self._is_wanted(entry.path, os.path.relpath(entry.path, spec)):
                 yield self._item_of(entry.path)
 
     def _pattern(self, spec: str) -> Iterator[Item]:
-        paths = [path for path in sorted(glob.glob(spec, recursive=True)) if Path(path).is_file()]  # noqa: PTH207
+        paths = [path for path in sorted(glob.glob(spec, recursive=True)) if os.path.isfile(path)]  # noqa: PTH113, PTH207
         if not paths:
             raise InputError(f"{spec}: matches no file.", path=spec)
         for path in paths:
-            if self._passes(path) and not self._is_output(path):
+            if not self._passes(path) or self._is_output(path):
+                continue
+            if path.lower().endswith(SUFFIXES):
+                yield from self._items_file(path)
+            else:
                 yield self._item_of(path)
 
     def _piped(self) -> Iterator[Item]:
@@ -149,6 +157,11 @@ class Listing:
                 yield self._item_of(path)
 
     def _lines(self, lines: IO[bytes], source: str) -> Iterator[Item]:
+        path = os.path.abspath(source)  # noqa: PTH100 (Path.resolve follows links, too)
+        if path in self._read:
+            self.num_repeated += 1
+            return
+        self._read.add(path)
         yield from read_items(lines, source, self._ask_line if self.question else None)
 
     def _is_wanted(self, path: str, name: str) -> bool:
@@ -221,6 +234,13 @@ def _walk(folder: str) -> "Iterator[os.DirEntry[str] | Item]":
             yield entry
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into what may not be entered: it is told when it is read
+        return False
+
+
 def _split(file: IO[bytes], separator: bytes) -> Iterator[bytes]:
     rest = b""
     while chunk := file.read(_CHUNK_BYTES):
@@ -245,6 +265,10 @@ def _spooled_stdin() -> IO[bytes]:
     except OSError as error:
         raise UsageError(f"'-' means standard input, which cannot be read ({error.strerror}).") from None
     return spooled
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(_digest(text))
 
 
 def _digest(text: str) -> bytes:

@@ -230,12 +230,15 @@ def test_what_is_no_file_of_a_folder_is_left_out_and_told(batch: Invoke, scans: 
     os.mkfifo(scans / "pipe.png")
     (scans / "circle").symlink_to(Path.cwd() / scans, target_is_directory=True)
     (scans / "gone.png").symlink_to("nowhere.png")
+    (scans / "loop.png").symlink_to("loop.png")
     result = batch(scans, ASK, "-o", OUT, "--exclude", "torn.png")
     assert "3 files left out" in result.err
     assert "links to folders" in result.err
     found = records(OUT)
-    assert len(found) == 5
+    assert result.code == 6
+    assert len(found) == 6
     assert found["scans/gone.png"]["error"]["message"] == "scans/gone.png: no such file."
+    assert found["scans/loop.png"]["error"]["kind"] == "input"
 
 
 def test_lists_come_on_standard_input(batch: Invoke, scans: Path) -> None:
@@ -277,12 +280,12 @@ def test_columns_of_lines_fill_the_question(batch: Invoke, scans: Path) -> None:
     result = batch(items, "what is the {thing}?", "-o", OUT)
     assert result.code == 6
     found = records(OUT)
-    assert set(found) == {"a", f"{items}:2", "7", *(f"{items}:{number}" for number in (4, 5, 6, 7, 9))}
+    assert set(found) == {"a", f"{items}:2", "7", "b", "c", *(f"{items}:{number}" for number in (4, 7, 9))}
     errors = {item: line["error"]["message"] for item, line in found.items() if line["error"]}
     assert errors == {
         f"{items}:4": f"{items}, line 4: the id 'a' has been on a line before.",
-        f"{items}:5": f"{items}, line 5: has no 'thing', which the question names.",
-        f"{items}:6": f"{items}, line 6: 'image' is neither a path nor a list of paths.",
+        "b": f"{items}, line 5: has no 'thing', which the question names.",
+        "c": f"{items}, line 6: 'image' is neither a path nor a list of paths.",
         f"{items}:7": f"{items}, line 7: is not JSON (Expecting value: line 1 column 1 (char 0)).",
         f"{items}:9": f"{items}, line 9: is not a JSON object.",
     }
@@ -297,12 +300,56 @@ def test_a_column_that_no_line_has_is_told_before_anything_is_asked(batch: Invok
     assert "error: No item has {town}. There is {city}." in result.err
 
 
+@pytest.mark.parametrize("id", [None, "a"])
+def test_a_file_of_items_that_is_named_twice_is_asked_once(batch: Invoke, home: Path, id: str | None) -> None:
+    Path("items.jsonl").write_text(json.dumps({"id": id, "prompt": "hello"}) + "\n")
+    for _ in range(2):
+        result = batch("items.jsonl", "./items.jsonl", "*.jsonl", "-o", OUT)
+        assert result.code in (0, 7)
+        assert "2 inputs were named twice, and asked about once" in result.err
+        assert [line["answer"] is not None for line in records(OUT).values()] == [True]
+    assert "1 was done before" in result.err
+
+
+def test_a_line_whose_place_is_the_id_of_another_one_does_not_take_its_answer(
+    batch: Invoke, home: Path
+) -> None:
+    lines = [{"id": "items.jsonl:3"}, {"id": "a"}, {"id": "a"}, {"id": "items.jsonl:3"}]
+    Path("items.jsonl").write_text("".join(json.dumps(line | {"prompt": "hello"}) + "\n" for line in lines))
+    for _ in range(2):
+        assert batch("items.jsonl", "-o", OUT).code == 6
+        found = records(OUT)
+        assert [item for item in found if found[item]["error"]] == ["items.jsonl:4"]
+        assert {*found} == {"items.jsonl:3", "a", "items.jsonl:4"}
+
+
+def test_a_mended_line_takes_the_place_of_its_failure(batch: Invoke, home: Path) -> None:
+    items = Path("items.jsonl")
+    items.write_text('{"id": "a", "image": 3, "prompt": "hello"}\n{"custom_id": "b", "prompt": ""}\n')
+    assert batch(items, "-o", OUT).code == 6
+    assert {item: bool(line["error"]) for item, line in records(OUT).items()} == {"a": True, "b": True}
+    items.write_text('{"id": "a", "prompt": "hello"}\n{"custom_id": "b", "prompt": "hello"}\n')
+    assert batch(items, "-o", OUT).code in (0, 7)
+    assert {item: bool(line["error"]) for item, line in records(OUT).items()} == {"a": False, "b": False}
+
+
+def test_files_of_items_may_be_named_by_a_pattern(batch: Invoke, home: Path) -> None:
+    Path("parts").mkdir()
+    for name in "ab":
+        Path(f"parts/{name}.jsonl").write_text(f'{{"id": "{name}", "prompt": "hello"}}\n')
+    batch("parts/*.jsonl", "-o", OUT)
+    assert {*records(OUT)} == {"a", "b"}
+    os.chdir("parts")
+    batch("*.jsonl", "-o", "../again.jsonl")
+    assert {*records(Path("../again.jsonl"))} == {"a", "b"}
+
+
 def test_lines_may_bring_their_own_questions(batch: Invoke, home: Path) -> None:
     result = batch("-", "-o", OUT, input=b'{"id": "x", "prompt": "hello"}\n{"id": "y"}\n')
     assert result.code == 6
     found = records(OUT)
     assert found["x"]["answer"]
-    assert "stdin, line 2: has no 'prompt'" in found["stdin:2"]["error"]["message"]
+    assert "stdin, line 2: has no 'prompt'" in found["y"]["error"]["message"]
 
 
 def test_without_a_file_lines_go_to_standard_output(batch: Invoke, scans: Path) -> None:

@@ -90,8 +90,8 @@ def test_a_batch_file_goes_round(invoke: Invoke, site: str) -> None:
     )
     errors = {id: line["error"] for id, line in lines.items() if line["error"]}
     assert errors["gone"] == {"code": "input", "message": "gone.png: no such file."}
-    assert "in.jsonl, line 7: 'n' is not supported" in errors["in.jsonl:7"]["message"]
-    assert "in.jsonl, line 8: 'url' is '/v1/embeddings'" in errors["in.jsonl:8"]["message"]
+    assert "in.jsonl, line 7: 'n' is not supported" in errors["many"]["message"]
+    assert "in.jsonl, line 8: 'url' is '/v1/embeddings'" in errors["vector"]["message"]
     assert "8 were done before (of them 3 failed, 1 incomplete)" in invoke(*words).err
 
 
@@ -117,6 +117,19 @@ def test_a_schema_of_a_request_is_followed(invoke: Invoke, home: Path) -> None:
     assert found["a"]["data"]["n"] in (3, 4)
     assert json.loads(found["a"]["answer"]) == found["a"]["data"]
     assert "b: the schema of its 'response_format' is no valid JSON Schema" in found["b"]["error"]["message"]
+
+
+def test_a_request_that_cannot_be_asked_keeps_its_id_and_is_mended(invoke: Invoke, home: Path) -> None:
+    def answer(**body: Any) -> list[dict[str, Any]]:
+        Path("in.jsonl").write_text(json.dumps(request("mine", **body)) + "\n")
+        invoke("batch", "in.jsonl", "-o", "out.jsonl", "--format", "openai", *QUICK)
+        return [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+
+    (line,) = answer(tools=[{"type": "function"}])
+    assert line["custom_id"] == "mine"
+    assert "in.jsonl, line 1: 'tools' is not supported" in line["error"]["message"]
+    (line,) = answer()
+    assert (line["custom_id"], line["error"]) == ("mine", None)
 
 
 def test_a_question_beside_requests_is_told_line_by_line(invoke: Invoke, home: Path) -> None:
