@@ -215,7 +215,8 @@ def _lines_of(file: IO[bytes], form: Format, path: Path) -> Iterator[tuple[bytes
     torn: bytes | None = None  # unless another line follows
     for raw in form.lines(file):
         if torn is not None:
-            raise _no_output(path)
+            yield torn, _decoded(torn, form, path)  # no zeros of a power cut: those are at the end
+            torn = None
         if not form.is_whole(raw) or b"\0" in raw:
             torn = raw
         elif header:
@@ -224,13 +225,18 @@ def _lines_of(file: IO[bytes], form: Format, path: Path) -> Iterator[tuple[bytes
             header = b""
             yield raw, None
         else:
-            try:
-                line = form.decode(raw)
-            except (ValueError, LookupError, TypeError, csv.Error):
-                raise _no_output(path) from None
-            yield raw, line
+            yield raw, _decoded(raw, form, path)
     if torn is not None and not _may_be_torn(torn, header or form.beginning):
         raise _no_output(path)
+
+
+def _decoded(raw: bytes, form: Format, path: Path) -> Line:
+    try:
+        if not form.is_whole(raw):
+            raise ValueError
+        return form.decode(raw)
+    except (ValueError, LookupError, TypeError, csv.Error):
+        raise _no_output(path) from None
 
 
 def _may_be_torn(piece: bytes, beginning: bytes) -> bool:

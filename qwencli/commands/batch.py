@@ -340,6 +340,8 @@ class _Command:
         if form:
             asked = [question or "", form.grammar.source, *(rule.text for rule in form.rules)]
             question = "\n".join([*asked, "--where"] if self.finish.tells_where else asked)
+        if self.finish.extracts:
+            question = f"{question or ''}\n-x"
         if self.windows:
             question = f"{question or ''}\n{self.windows}"
         return weights, Run.of(weights, question, self.settings, self.pages)

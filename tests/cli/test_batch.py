@@ -94,6 +94,33 @@ def test_new_and_changed_files_alone_are_asked(batch: Invoke, scans: Path) -> No
     assert after["scans/scan000.png"]["answer"] == before["scans/scan001.png"]["answer"]
 
 
+@pytest.mark.parametrize("spec", ["frames", "frames/%02d.png"])
+def test_changed_files_of_a_folder_or_numbered_ones_are_noticed(batch: Invoke, home: Path, spec: str) -> None:
+    first, second, third = draw(Path("pictures"), 3)
+    Path("frames").mkdir()
+    for number, path in enumerate((first, second)):
+        shutil.copy(path, f"frames/{number:02}.png")
+    Path("items.jsonl").write_text(json.dumps({"id": "a", "image": spec}) + "\n")
+    assert batch("items.jsonl", ASK, "-o", OUT).code == 0
+    assert "1 was done before" in batch("items.jsonl", ASK, "-o", OUT).err
+    shutil.copy(third, "frames/01.png")
+    assert "1 of 1 items answered" in batch("items.jsonl", ASK, "-o", OUT).err
+    shutil.copy(third, "frames/02.png")
+    assert "1 of 1 items answered" in batch("items.jsonl", ASK, "-o", OUT).err
+    assert len(records(OUT)) == 1
+
+
+def test_how_an_answer_is_made_alone_belongs_to_the_run(
+    batch: Invoke, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("scans/scan000.png", ASK, "-o", OUT)
+    batch(*words)
+    refused = batch(*words, "-x")
+    assert (refused.code, "another question" in refused.err) == (2, True)
+    monkeypatch.setenv("QWEN_SPECULATE", "3")
+    assert "1 was done before" in batch(*words).err
+
+
 def test_what_failed_is_asked_again_on_request(batch: Invoke, scans: Path) -> None:
     Path("list").write_text("scans/scan000.png\nlater.png\n")
     words = ("-", ASK, "-o", OUT)
@@ -372,6 +399,15 @@ def test_a_table_can_be_gone_on_with(batch: Invoke, scans: Path) -> None:
     assert [row["finish_reason"] == "error" for row in rows] == [False] * 4 + [True]
     assert "damaged" in rows[-1]["error"]
     assert "5 were done before" in batch(*words).err
+
+
+def test_a_table_copes_with_names_and_answers_of_all_kinds(batch: Invoke, home: Path) -> None:
+    lines = [{"id": "half \ud800", "prompt": "hello"}, {"id": "long" * 50_000, "prompt": "hello"}]
+    lines += [{"id": "zero \0", "prompt": "hello"}, {"id": "last", "prompt": "hello"}]
+    Path("items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ("items.jsonl", "-o", "out.csv", "--as", "csv", "--batch-size", 1)
+    assert batch(*words).code in (0, 7)
+    assert "4 were done before" in batch(*words).err
 
 
 def test_a_table_has_the_columns_of_the_schema(invoke: Invoke, scans: Path) -> None:

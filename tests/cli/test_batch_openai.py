@@ -183,11 +183,22 @@ def test_a_request_says_what_it_sets() -> None:
         ({"stop": 3}, "'stop' is neither"),
         ({"response_format": {"type": "json_schema"}}, "'response_format' is none of text, json_object"),
         ({"tools": [{"type": "function"}]}, "'tools' is not supported"),
+        ({"messages": [{"role": "user", "content": [picture("")]}]}, "type 'image_url' is empty"),
+        ({"messages": [{"role": "user", "content": [picture("file://")]}]}, "type 'image_url' is empty"),
+        ({"messages": [{"role": "user", "content": [picture("-")]}]}, "is standard input, which cannot"),
+        ({"max_tokens": 5.5}, "'5.5' is not a whole number"),
+        ({"top_k": -2}, "'-2' is not a whole number"),
     ],
 )
 def test_what_a_request_cannot_ask_for_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         OpenAIRequest.from_dict(request("a", **change))
+
+
+def test_values_of_vllm_are_understood() -> None:
+    line = request("a", top_k=-1, seed=-5, max_tokens=5.0, temperature=1)
+    settings = OpenAIRequest.from_dict(line).settings
+    assert settings == {"top_k": 0, "seed": (1 << 64) - 5, "max_tokens": 5, "temperature": 1.0}
 
 
 def test_a_line_without_a_body_is_named() -> None:
