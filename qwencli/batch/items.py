@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -31,6 +32,12 @@ class Item:
     error: Qwen35Error | None = None
     place: str = ""
 
+    def may_differ_since(self, time_s: float) -> bool:
+        """Whether its content may have changed, by the times of the files: they are not read."""
+        inputs = self.request.inputs if self.request else self.inputs
+        source = [self.place.rpartition(":")[0]] if self.place else []
+        return any(_may_differ_since(spec, time_s) for spec in [*inputs, *source])
+
     def content_hash(self) -> str:
         """Of the item's id, the question, and the bytes of all files that it is about.
 
@@ -51,6 +58,17 @@ def columns_of(spec: str) -> Mapping[str, str]:
         spec = "data"
     path = PurePath(spec.partition("?")[0] if is_url(spec) else spec)
     return {"name": path.name, "path": spec, "stem": path.stem}
+
+
+def _may_differ_since(spec: str, time_s: float) -> bool:
+    if is_url(spec) or is_data_uri(spec):
+        return False
+    try:
+        found = Path(spec).expanduser().stat()
+    except (OSError, ValueError, RuntimeError):
+        return True
+    # Of a folder, its files may have changed; ctime: a file may have been put in the place of another one.
+    return not stat.S_ISREG(found.st_mode) or max(found.st_mtime, found.st_ctime) >= time_s
 
 
 def _input_hash(spec: str) -> str:

@@ -32,6 +32,7 @@ _TAKEN = (
     *(".pdf", ".txt", ".md"),
 )
 _SHOWN_ENDS = 6
+_BOM = b"\xef\xbb\xbf"  # of Windows, before a text in UTF-8
 _CHUNK_BYTES = 1 << 20
 
 
@@ -52,19 +53,24 @@ class Listing:
     output: Path | None = None
     num_repeated: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # files of folders, by the ends of their names
+    never: Counter[str] = field(default_factory=Counter)  # what of folders cannot be an item
+    empty: list[str] = field(default_factory=list)  # inputs without an item, and why
     missing: Counter[str] = field(default_factory=Counter)  # names in the question that items do not have
     known: set[str] = field(default_factory=set)  # names that some item has
     _stdin: IO[bytes] | None = None
+    _num_filtered: int = 0  # of an input, by --include and --exclude
     _read: set[str] = field(default_factory=set)  # files of items, gone through already
 
     def __iter__(self) -> Iterator[Item]:
         """Each item once. Raises InputError for an input that is not there, UsageError where nobody asks."""
         self.num_repeated = 0
         self.left_out, self.missing, self.known = Counter(), Counter(), set()
-        self._read = set()
+        self.never, self.empty, self._read = Counter(), [], set()
         seen: set[int] = set()  # numbers, not names: there may be millions
         for spec in self.inputs:
+            self._num_filtered, is_empty = 0, True
             for item in self._items_of(spec):
+                is_empty = False
                 if item.place and _number(item.id) in seen:
                     item = bad_line(item.place, f"the id {item.id!r} has been on a line before.")
                 if (number := _number(item.id)) in seen:
@@ -72,6 +78,8 @@ class Listing:
                 else:
                     seen.add(number)
                     yield item
+            if is_empty:
+                self.empty.append(self._why_empty(spec))
 
     def __enter__(self) -> Self:
         return self
@@ -82,15 +90,31 @@ class Listing:
         if self._stdin:
             self._stdin.close()
 
-    def left_out_note(self) -> str | None:
-        """One line on the files of folders that are no items."""
-        if not (total := self.left_out.total()):
-            return None
-        ends = ", ".join(end for end, _ in self.left_out.most_common(_SHOWN_ENDS))
-        return (
-            f"{total:,} file{'s' if total > 1 else ''} left out, by name no picture, video, PDF or text "
-            f"({ends}); --include takes them"
-        )
+    def left_out_notes(self) -> list[str]:
+        """On the files of folders that are no items."""
+        notes = []
+        if total := self.left_out.total():
+            ends = ", ".join(end for end, _ in self.left_out.most_common(_SHOWN_ENDS))
+            notes.append(
+                f"{total:,} file{'s' if total > 1 else ''} left out, by name no picture, video, PDF or text "
+                f"({ends}); --include takes {'them' if total > 1 else 'it'}"
+            )
+        if self.never:
+            notes.append(
+                f"left out: {', '.join(f'{number:,} {what}' for what, number in self.never.items())}"
+            )
+        return notes
+
+    def _why_empty(self, spec: str) -> str:
+        where = "standard input" if spec == "-" else spec
+        if number := self._num_filtered:
+            said = [f"--include {pattern!r}" for pattern in self.include]
+            said += [f"--exclude {pattern!r}" for pattern in self.exclude]
+            files = "the only file" if number == 1 else f"none of the {number:,} files"
+            return f"{files} in {where} {'does not pass' if number == 1 else 'passes'} {', '.join(said)}"
+        if spec == "-":
+            return "standard input named none"
+        return f"{spec} is empty" if spec.lower().endswith(SUFFIXES) else f"{spec} holds none"
 
     def _items_of(self, spec: str) -> Iterator[Item]:
         if spec == "-":
@@ -124,9 +148,9 @@ class Listing:
             if isinstance(entry, Item):
                 yield entry
             elif _is_folder(entry):
-                self.left_out["links to folders"] += 1
+                self.never["link to a folder"] += 1
             elif not entry.is_symlink() and not entry.is_file():
-                self.left_out["pipes, sockets and devices"] += 1  # which might never give anything
+                self.never["pipe, socket or device"] += 1  # which might never give anything
             elif self._is_wanted(entry.path, os.path.relpath(entry.path, spec)):
                 yield self._item_of(entry.path)
 
@@ -146,7 +170,8 @@ class Listing:
         """Standard input: paths, one a line (or between NULs), or the lines of an items file."""
         self._stdin = self._stdin or _spooled_stdin()
         self._stdin.seek(0)
-        is_items_file = not self.is_null_separated and self._stdin.read(1) == b"{"
+        beginning = self._stdin.read(len(_BOM) + 1).removeprefix(_BOM)
+        is_items_file = not self.is_null_separated and beginning.startswith(b"{")
         self._stdin.seek(0)
         if is_items_file:
             yield from self._lines(self._stdin, "stdin")
@@ -180,7 +205,9 @@ class Listing:
         def matches(patterns: Sequence[str]) -> bool:
             return any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
 
-        return (not self.include or matches(self.include)) and not matches(self.exclude)
+        passes = (not self.include or matches(self.include)) and not matches(self.exclude)
+        self._num_filtered += not passes
+        return passes
 
     def _is_output(self, path: str) -> bool:
         if self.output is None or Path(path).name != self.output.name:

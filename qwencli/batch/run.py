@@ -3,15 +3,16 @@
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from qwen35.cores import num_cores
 from qwen35.engine import batching
 from qwen35.engine.engine import Engine
-from qwen35.errors import Qwen35Error
+from qwen35.errors import InputError, Qwen35Error
 from qwen35.events import Finished, Note
 from qwen35.memory import available_memory, resident_memory
 from qwencli.batch.ahead import ahead
@@ -22,6 +23,7 @@ from qwencli.batch.stop import Stop
 from qwencli.batch.summary import Summary
 from qwencli.batch.targets import Target
 from qwencli.errors import exit_code_for
+from qwencli.media.source import is_data_uri, is_url
 from qwencli.render.aside import Aside
 from qwencli.render.columns import facts
 from qwencli.render.record import Record, error_dict
@@ -33,6 +35,15 @@ _MOST_THREADS = 4
 _ANSWER_TOKENS = 1024  # that a row is given memory for where --max-tokens says nothing
 _SHARE = 4  # rows may take one part in so many of the free memory
 _SHOWN_FAILURES = 5
+
+
+def _or_gone(error: Qwen35Error) -> Qwen35Error:
+    """What is wrong with a file that is read while it is asked about: no decoder knows that it is gone."""
+    with suppress(OSError, ValueError):
+        path = error.path
+        if path and not is_url(path) and not is_data_uri(path) and not Path(path).expanduser().exists():
+            return InputError(f"{path}: was deleted or moved before it was read.", path=path)
+    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +74,7 @@ class Batch:
     engine: Engine | None = None
     stop: Stop = field(default_factory=Stop)
     _asked: dict[str, _Asked] = field(default_factory=dict)
-    _most_at_work: int = 0
+    _num_rows: set[int] = field(default_factory=set)  # of items such as those that were asked
     _is_stop_told: bool = False
 
     def run(self, items: Iterable[Item]) -> None:
@@ -85,10 +96,11 @@ class Batch:
     def figures(self) -> str:
         """How it was answered, for `-v`."""
         backend = self.engine.backend_name if self.engine else ""
+        rows = {self.rows} if self.rows else {min(self._num_rows), max(self._num_rows)}
         return facts(
             {
                 "model": f"{self.preparer.model}, loaded in {self.summary.load_s:.1f} s, on {backend}",
-                "rows": f"{self._most_at_work} at a time",
+                "rows": f"{' to '.join(map(str, sorted(rows)))} at a time",
                 "reused": f"{self.summary.cached_tokens:,} of {self.summary.prompt_tokens:,} prompt tokens",
             }
         )
@@ -104,7 +116,7 @@ class Batch:
         with self.stop, closing(batching.answer_all(engine, items, rows)) as events:
             for id, event in events:
                 if isinstance(event, batching.Failed):
-                    self._fail(self._asked.pop(id).record, event.error)
+                    self._fail(self._asked.pop(id).record, _or_gone(event.error))
                 else:
                     record = self._asked[id].record
                     record.take(event)
@@ -143,6 +155,8 @@ class Batch:
                 yield None
                 continue
             num_bytes = self._row_bytes(one)
+            if room_bytes is not None:
+                self._num_rows.add(max(1, min(batching.MOST_ROWS, room_bytes // num_bytes)))
             while room_bytes is not None and self._asked and self._bytes_at_work + num_bytes > room_bytes:
                 if self.stop.is_asked:
                     return
@@ -158,7 +172,6 @@ class Batch:
         assert self.engine is not None
         prepared.record.backend = self.engine.backend_name
         self._asked[prepared.item.id] = _Asked(prepared.record, prepared.finish, num_bytes)
-        self._most_at_work = max(self._most_at_work, len(self._asked))
         chosen = self.preparer.windows
         return batching.Item(
             prepared.item.id,

@@ -168,7 +168,7 @@ def test_an_output_of_another_run_is_refused(
     before = OUT.read_bytes()
     result = invoke("batch", "scans/scan000.png", words[0], "-o", OUT, *QUICK, *words[1:])
     assert (result.code, result.out) == (2, "")
-    assert f"error: out.jsonl: holds 1 answers of {difference}. Choose another output" in result.err
+    assert f"error: out.jsonl: holds 1 answer of {difference}. Choose another output" in result.err
     assert OUT.read_bytes() == before
 
 
@@ -222,9 +222,19 @@ def test_the_output_is_no_item_and_no_input(batch: Invoke, scans: Path) -> None:
         (("nowhere", ASK), 3, "nowhere: no such file"),
         (("nowhere/*.png", ASK), 3, "nowhere/*.png: matches no file"),
         (("x" * 5000, ASK), 3, "File name too long"),
-        (("scans", "--include", "*.xyz", ASK), 3, "There are no items"),
+        (
+            ("scans", "--include", "*.xyz", ASK),
+            3,
+            "There are no items: none of the 6 files in scans passes --include '*.xyz'",
+        ),
+        (("scans/*0.png", "--exclude", "*", ASK), 3, "the only file in scans/*0.png does not pass --exclude"),
+        (("empty", ASK), 3, "There are no items: empty holds none"),
+        (("none.jsonl",), 3, "There are no items: none.jsonl is empty"),
+        (("-", ASK), 3, "There are no items: standard input named none"),
         (("scans", "describe {stme}"), 2, "No item has {stme}. Did you mean {stem}? There is {name}"),
-        (("scans", ASK, "--append", "--overwrite"), 2, "only one can be given"),
+        (("scans", ASK, "--append", "--overwrite"), 2, "Of --append and --overwrite, only one can be given"),
+        (("scans", ASK, "-q", "-v"), 2, "Of -q and -v, only one can be given"),
+        (("scans", ASK, "--as", "csv", "--format", "openai"), 2, "Of --format and --as, only one can be"),
         (("scans", ASK, "--retry-failed"), 2, "are for answers in a file"),
         (("scans", ASK, "--batch-size", "0"), 2, "not a whole number of at least 1"),
         (("scans", ASK, "--format", "xml"), 2, "'xml' is none of json, openai"),
@@ -238,6 +248,8 @@ def test_the_output_is_no_item_and_no_input(batch: Invoke, scans: Path) -> None:
 def test_what_cannot_be_meant_is_one_line(
     invoke: Invoke, scans: Path, words: tuple, code: int, message: str
 ) -> None:
+    Path("empty").mkdir()
+    Path("none.jsonl").touch()
     result = invoke("batch", "-m", "mini", *words)
     assert (result.code, result.out) == (code, "")
     assert message in result.err
@@ -259,8 +271,8 @@ def test_what_is_no_file_of_a_folder_is_left_out_and_told(batch: Invoke, scans: 
     (scans / "gone.png").symlink_to("nowhere.png")
     (scans / "loop.png").symlink_to("loop.png")
     result = batch(scans, ASK, "-o", OUT, "--exclude", "torn.png")
-    assert "3 files left out" in result.err
-    assert "links to folders" in result.err
+    assert "note: 1 file left out, by name no picture" in result.err
+    assert "note: left out: 1 link to a folder, 1 pipe, socket or device\n" in result.err
     found = records(OUT)
     assert result.code == 6
     assert len(found) == 6
@@ -379,6 +391,23 @@ def test_lines_may_bring_their_own_questions(batch: Invoke, home: Path) -> None:
     assert "stdin, line 2: has no 'prompt'" in found["y"]["error"]["message"]
 
 
+def test_lines_may_come_with_a_byte_order_mark(batch: Invoke, home: Path) -> None:
+    batch("-", "-o", OUT, input=b'\xef\xbb\xbf{"id": "x", "prompt": "hello"}\n')
+    assert records(OUT)["x"]["answer"]
+
+
+@pytest.mark.parametrize("out", [(), ("-o", "-")])
+def test_what_cannot_be_gone_on_with_is_not_said_to_be(
+    batch: Invoke, scans: Path, out: tuple[str, ...]
+) -> None:
+    result = batch("scans", "describe", *out, "--limit", 1)
+    assert len(result.out.splitlines()) >= 1
+    assert not Path("-").exists()
+    assert "1 answer is incomplete: 'finish_reason' says why\n" in result.err
+    assert "with -o FILE the same command goes on where it stopped, and can ask again" in result.err
+    assert "--retry" not in result.err
+
+
 def test_without_a_file_lines_go_to_standard_output(batch: Invoke, scans: Path) -> None:
     result = batch("scans/scan000.png", "scans/scan001.png", ASK)
     assert result.code == 0
@@ -489,6 +518,31 @@ def test_a_dry_run_estimates_by_the_speed_of_the_last_batch(
     assert "<|im_start|>user" in report
     other = batch(scans, "what is it?", "-o", OUT, "--dry-run")
     assert "out.jsonl: holds 3 answers of another question, and would be refused" in other.err
+
+
+def test_a_dry_run_knows_what_is_left(batch: Invoke, scans: Path) -> None:
+    lines = [{"image": f"scans/scan00{number}.png", "prompt": "what?"} for number in (0, 1, 3)]
+    Path("items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {}, {}]))
+
+    def counts(*words: object) -> list[int]:
+        told = json.loads(batch("items.jsonl", "-o", OUT, "--dry-run", "--json", *words).out)
+        return [told[name] for name in ("items", "done", "bad_items", "to_do")]
+
+    assert counts() == [5, 0, 2, 3]
+    assert counts("--limit", 2) == [5, 0, 2, 2]
+    batch("items.jsonl", "-o", OUT)
+    assert counts() == [5, 5, 0, 0]
+    assert counts("--retry-failed") == [5, 3, 2, 0]
+    shutil.copy2(scans / "scan001.png", scans / "scan000.png")
+    (scans / "scan003.png").touch()
+    assert counts() == [5, 4, 0, 1]
+    lines[1]["prompt"] = "how many?"
+    Path("items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert counts() == [3, 1, 0, 2]
+    Path("items.jsonl").rename("others.jsonl")
+    shutil.copy("others.jsonl", "items.jsonl")
+    told = json.loads(batch("others.jsonl", "-o", OUT, "--dry-run", "--json").out)
+    assert (told["done"], told["to_do"]) == (0, 3)
 
 
 def test_the_examples_run_as_shown(home: Path) -> None:

@@ -129,6 +129,14 @@ def test_a_summary_says_what_is_left_and_what_to_do() -> None:
     )
 
 
+def test_a_summary_of_what_is_not_kept_tells_how_to_keep_it() -> None:
+    assert Summary(1, answered=1).text(None).count("\n") == 1
+    assert Summary(2, failed=1).text(None).splitlines()[1:] == [
+        "each failure is told in the output",
+        "with -o FILE the same command goes on where it stopped, and can ask again",
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (61, "1:01"), (3725.4, "1:02:05")]
 )

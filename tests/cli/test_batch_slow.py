@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from qwen35.engine.batching import Item
+from qwencli.batch.prepare import Prepared
+from qwencli.batch.run import Batch
 from tests.cli.batches import QUICK, draw, records, start
 from tests.cli.conftest import Invoke
+from tests.media.clips import counter, encode
 
 OUT = Path("out.jsonl")
 
@@ -70,19 +74,43 @@ def test_the_end_does_not_wait_for_what_is_not_needed(slow: str) -> None:
     assert (process.returncode, [*records(OUT)]) == (0, [str(path)]), err
 
 
+def test_a_clip_that_is_deleted_while_it_waits_is_said_to_be_gone(invoke: Invoke, home: Path) -> None:
+    Path("clips").mkdir()
+    for name in "ab":
+        encode(Path(f"clips/{name}.mp4"), (counter(number, 64, 64) for number in range(20)))
+    words = ("clips", "what happens?", "-o", OUT, "--batch-size", "1", "--no-cache", "-m", "mini")
+    with start(*words, "--max-tokens", "400", "--temperature", "0", "--fps", "5") as process:
+        while process.poll() is None and not OUT.exists():
+            time.sleep(0.01)
+        for path in Path("clips").iterdir():
+            path.unlink()
+        process.communicate(timeout=60)
+    errors = [line["error"] for line in records(OUT).values() if line["error"]]
+    assert {error["kind"] for error in errors} <= {"input"}
+    assert all(re.search(r"was deleted or moved|no such file", error["message"]) for error in errors)
+
+
 @pytest.mark.usefixtures("home")
 def test_rows_are_as_many_as_the_items_at_work_leave_room_for(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    as_asked = Batch._as_asked
+
+    def recorded(batch: Batch, prepared: Prepared, num_bytes: int) -> Item:
+        item = as_asked(batch, prepared, num_bytes)
+        assert len(batch._asked) == 1 or batch._bytes_at_work <= size_bytes // 4
+        return item
+
     def rows(*lengths: int) -> str:
         lines = ({"prompt": "Hello. " * length} for length in lengths)
         Path("items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         result = invoke("batch", "items.jsonl", "-v", "-o", OUT, "--overwrite", *QUICK)
         assert len(records(OUT)) == len(lengths)
-        (found,) = re.findall(r"rows +(\d+) at a time", result.err)
+        (found,) = re.findall(r"rows +(.+) at a time", result.err)
         return found
 
     size_bytes = 4 * 7_000_000
     monkeypatch.setattr("qwen35.backends.native.backend.NativeBackend.device_room", lambda self: size_bytes)
-    assert rows(1, 1, 1, 1) == "4"
-    assert rows(1, 3000, 3000, 3000) == "1"
+    monkeypatch.setattr(Batch, "_as_asked", recorded)
+    assert rows(1, 1, 1, 1) == "8"
+    assert rows(1, 3000, 3000, 3000) == "1 to 8"
