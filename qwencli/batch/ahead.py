@@ -1,11 +1,14 @@
 """Work on what comes next, in other threads, while what came before is being answered."""
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Protocol, TypeVar
 
 _LOOK_S = 0.1  # between two looks whether to stop
+_SLOW_S = 1.0  # what takes longer is passed by what is ready behind it
+_END_S = 1.0  # what is under way at the end is waited for; what waits for the net is left behind
 
 
 class Sized(Protocol):
@@ -25,16 +28,16 @@ def ahead(
     most: int,
     max_bytes: int,
     is_stopped: Callable[[], bool],
-) -> Generator[R]:
-    """What `work` makes of `items`, in their order.
+    may_wait: Callable[[], bool] = lambda: True,
+) -> Generator[R | None]:
+    """What `work` makes of `items`, in their order, save that what is slow is passed by others.
 
     At most `most` are under way or ready. One is begun when a thread is free for it, so that no more are
     begun while those that are ready hold `max_bytes`. It ends early when it `is_stopped`. What `work` raises
-    is raised here.
+    is raised here. None: nothing is ready yet, and it may not be waited for.
     """
     waiting = iter(items)
-    pending: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(num_threads, "prepare")
+    pending: dict[Future[R], float] = {}  # and when they were begun
     try:
         while not is_stopped():
             while len(pending) < most and _has_room(pending, num_threads, max_bytes):
@@ -42,21 +45,42 @@ def ahead(
                     item = next(waiting)
                 except StopIteration:
                     break
-                pending.append(pool.submit(work, item))
+                pending[_begin(work, item)] = time.monotonic()
             if not pending:
                 return
-            if _is_done(pending[0]):
-                yield pending.popleft().result()
+            if ready := _ready(pending):
+                del pending[ready]
+                yield ready.result()
+            elif may_wait():
+                wait([one for one in pending if not one.done()], _LOOK_S, FIRST_COMPLETED)
+            else:
+                yield None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # what waits for the net is not waited for
+        wait(pending, _END_S)
 
 
-def _is_done(future: Future[R]) -> bool:
-    try:
-        future.exception(_LOOK_S)
-    except TimeoutError:
-        return False
-    return True
+def _begin(work: Callable[[T], R], item: T) -> Future[R]:
+    """In a thread that ends with the process: those of an executor are waited for at its end."""
+    one: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            one.set_result(work(item))
+        except BaseException as error:
+            one.set_exception(error)
+
+    threading.Thread(target=run, name="prepare", daemon=True).start()
+    return one
+
+
+def _ready(pending: Mapping[Future[R], float]) -> Future[R] | None:
+    """The first one that is; none while one before it may be soon."""
+    for one, begun in pending.items():
+        if one.done():
+            return one
+        if time.monotonic() - begun < _SLOW_S:
+            return None
+    return None
 
 
 def _has_room(pending: Iterable[Future[R]], num_threads: int, max_bytes: int) -> bool:

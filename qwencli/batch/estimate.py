@@ -19,8 +19,9 @@ class Estimate:
     """Tokens are those of one item, on the average of the `looked_at`. `prompt`: the first one, rendered."""
 
     items: int
-    bad_items: int
+    bad_items: int  # that cannot be asked
     done: int  # in the output
+    to_do: int  # of the others, --limit at most
     looked_at: int
     unusable: int  # of these
     prompt_tokens: float
@@ -32,23 +33,21 @@ class Estimate:
     errors: tuple[str, ...]
 
     @property
-    def to_do(self) -> int:
-        return max(0, self.items - self.bad_items - self.done)
-
-    @property
     def seconds(self) -> float | None:
         if not self.tokens_per_s or self.answer_tokens is None:
             return None
         return self.to_do * (self.prompt_tokens + self.answer_tokens) / self.tokens_per_s
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"to_do": self.to_do, "seconds": self.seconds, "errors": list(self.errors)}
+        return asdict(self) | {"seconds": self.seconds, "errors": list(self.errors)}
 
     def text(self) -> str:
         """For a person."""
         left = [f"{self.done:,} in the output already"] if self.done else []
         left += [f"{self.bad_items:,} that cannot be asked"] if self.bad_items else []
-        rows = {"items": f"{self.items:,}" + (f" ({', '.join(left)}); {self.to_do:,} to ask" if left else "")}
+        rows = {"items": f"{self.items:,}" + (f" ({', '.join(left)})" if left else "")}
+        if self.to_do < self.items:
+            rows["items"] += f"; {self.to_do:,} to ask"
         media = {"pictures": self.image_tokens, "videos": self.video_tokens}
         of = "".join(f", {tokens:,.0f} of {what}" for what, tokens in media.items() if tokens)
         rows["prompts"] = (
@@ -71,7 +70,7 @@ class Estimate:
 
 def estimate(
     found: Survey,
-    num_done: int,
+    limit: int | None,
     preparer: Preparer,
     speed: Speed | None,
     on_progress: Callable[[int, int], None],
@@ -97,7 +96,8 @@ def estimate(
     return Estimate(
         found.num_items,
         found.num_bad,
-        num_done,
+        found.num_done,
+        found.num_to_do if limit is None else min(limit, found.num_to_do),
         len(found.sample),
         len(errors),
         prompt_tokens,

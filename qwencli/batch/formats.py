@@ -16,6 +16,7 @@ from qwencli.render.record import Record
 from qwencli.structured.tables import cell, value_at
 
 Form = Literal["json", "openai", "csv"]
+_MOST_CHARACTERS = (1 << 31) - 1  # of a cell; csv's own bound is 131,072
 _COLUMNS = ("item", "answer", "finish_reason", "error", "prompt_tokens", "completion_tokens", "model", "id")
 
 
@@ -128,7 +129,8 @@ class CsvFormat:
         )
 
     def decode(self, line: bytes) -> Line:
-        (row,) = csv.reader(io.StringIO(line.decode(errors="surrogateescape"), newline=""), strict=True)
+        csv.field_size_limit(_MOST_CHARACTERS)
+        (row,) = csv.reader(io.StringIO(_decoded(line), newline=""), strict=True)
         values = dict(zip(self.columns, row, strict=True))
         done_as = _done_as(values["finish_reason"])
         return Line(values["item"], values["id"], done_as, values["model"] or None)
@@ -158,7 +160,17 @@ def _row(values: Sequence[Any]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(values)
     # Names of files may hold bytes that are no text: they come back as they were.
-    return text.getvalue().encode(errors="surrogateescape")
+    try:
+        return text.getvalue().encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half a character, of JSON's escapes
+        return text.getvalue().encode(errors="surrogatepass")
+
+
+def _decoded(row: bytes) -> str:
+    try:
+        return row.decode(errors="surrogatepass")
+    except UnicodeDecodeError:
+        return row.decode(errors="surrogateescape")
 
 
 FORMATS: dict[Form, Format] = {"json": JsonFormat(), "openai": OpenAIFormat(), "csv": CsvFormat()}

@@ -17,7 +17,7 @@ _ID = re.compile(r"(?:item-|batch_req_)([0-9a-f]{8})-([0-9a-f]{8})-([0-9a-f]{8})
 # What of the settings does not change an answer (or one that is cut off alone), and what is hashed apart.
 _OTHER = (
     *("model", "system", "device", "load", "ram", "threads", "cache_disk", "cache_ram"),
-    *("max_tokens", "ctx"),
+    *("max_tokens", "ctx", "speculate"),
 )
 
 

@@ -23,32 +23,33 @@ def read_items(lines: Iterable[bytes], source: str, ask: Ask | None) -> Iterator
     """The items of `lines`; a bad line is one too, which fails and says its number.
 
     `ask` makes an item of an id, inputs and columns; without it each line has its own 'prompt'. Paths are
-    those of the current folder, or else of the file's.
+    those of the current folder, or else of the file's. A bad line keeps its id, so that whoever joins by it
+    finds the failure, and the answer takes the failure's place once the line is mended.
     """
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        place = f"{source}:{number}"
+        id = place = f"{source}:{number}"
         try:
-            yield _item(_object(line), place, Path(source).parent, ask)
+            values = _object(line)
+            id = _id_of(values) or place
+            yield _item(values, id, place, Path(source).parent, ask)
         except InputError as error:
-            yield bad_line(place, str(error))
+            yield bad_line(place, str(error), id)
 
 
-def bad_line(place: str, what: str) -> Item:
-    """The item of a line that is none."""
+def bad_line(place: str, what: str, id: str | None = None) -> Item:
+    """The item of a line that cannot be asked; known by its place where it has no `id` of its own."""
     source, _, number = place.rpartition(":")
-    return Item(place, error=InputError(f"{source}, line {number}: {what}", path=source), place=place)
+    return Item(id or place, error=InputError(f"{source}, line {number}: {what}", path=source), place=place)
 
 
-def _item(values: dict[str, Any], place: str, folder: Path, ask: Ask | None) -> Item:
+def _item(values: dict[str, Any], id: str, place: str, folder: Path, ask: Ask | None) -> Item:
     if "custom_id" in values and "body" in values:
         if ask is not None:
             raise InputError("is an OpenAI Batch request, which has a question already; --system adds to it.")
         request = OpenAIRequest.from_dict(values, lambda spec: _found(spec, folder))
-        return Item(_id(values["custom_id"], "custom_id"), request=request, place=place)
-    names = [name for name in ("id", "custom_id") if values.get(name) is not None]
-    id = _id(values[names[0]], names[0]) if names else place
+        return Item(id, request=request, place=place)
     inputs = tuple(_found(spec, folder) for spec in _inputs_of(values))
     if ask is not None:
         columns = dict(columns_of(inputs[0])) if inputs else {}
@@ -70,10 +71,17 @@ def _object(line: bytes) -> dict[str, Any]:
     return values
 
 
-def _id(value: Any, name: str) -> str:
-    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-        raise InputError(f"{name!r} is {value!r}, neither text nor a number.")
-    return str(value)
+def _id_of(values: Mapping[str, Any]) -> str | None:
+    """None: the line has none."""
+    is_request = "custom_id" in values and "body" in values
+    for name in ("custom_id",) if is_request else ("id", "custom_id"):
+        value = values.get(name)
+        if value is None and not is_request:
+            continue
+        if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+            raise InputError(f"{name!r} is {value!r}, neither text nor a number.")
+        return str(value)
+    return None
 
 
 def _inputs_of(values: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,7 @@ _TAKEN = (
     *(".pdf", ".txt", ".md"),
 )
 _SHOWN_ENDS = 6
+_BOM = b"\xef\xbb\xbf"  # of Windows, before a text in UTF-8
 _CHUNK_BYTES = 1 << 20
 
 
@@ -52,25 +53,33 @@ class Listing:
     output: Path | None = None
     num_repeated: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # files of folders, by the ends of their names
+    never: Counter[str] = field(default_factory=Counter)  # what of folders cannot be an item
+    empty: list[str] = field(default_factory=list)  # inputs without an item, and why
     missing: Counter[str] = field(default_factory=Counter)  # names in the question that items do not have
     known: set[str] = field(default_factory=set)  # names that some item has
     _stdin: IO[bytes] | None = None
+    _num_filtered: int = 0  # of an input, by --include and --exclude
+    _read: set[str] = field(default_factory=set)  # files of items, gone through already
 
     def __iter__(self) -> Iterator[Item]:
         """Each item once. Raises InputError for an input that is not there, UsageError where nobody asks."""
         self.num_repeated = 0
         self.left_out, self.missing, self.known = Counter(), Counter(), set()
+        self.never, self.empty, self._read = Counter(), [], set()
         seen: set[int] = set()  # numbers, not names: there may be millions
         for spec in self.inputs:
+            self._num_filtered, is_empty = 0, True
             for item in self._items_of(spec):
-                key = int.from_bytes(_digest(item.id))
-                if key not in seen:
-                    seen.add(key)
-                    yield item
-                elif item.place:
-                    yield bad_line(item.place, f"the id {item.id!r} has been on a line before.")
-                else:
+                is_empty = False
+                if item.place and _number(item.id) in seen:
+                    item = bad_line(item.place, f"the id {item.id!r} has been on a line before.")
+                if (number := _number(item.id)) in seen:
                     self.num_repeated += 1
+                else:
+                    seen.add(number)
+                    yield item
+            if is_empty:
+                self.empty.append(self._why_empty(spec))
 
     def __enter__(self) -> Self:
         return self
@@ -81,15 +90,31 @@ class Listing:
         if self._stdin:
             self._stdin.close()
 
-    def left_out_note(self) -> str | None:
-        """One line on the files of folders that are no items."""
-        if not (total := self.left_out.total()):
-            return None
-        ends = ", ".join(end for end, _ in self.left_out.most_common(_SHOWN_ENDS))
-        return (
-            f"{total:,} file{'s' if total > 1 else ''} left out, by name no picture, video, PDF or text "
-            f"({ends}); --include takes them"
-        )
+    def left_out_notes(self) -> list[str]:
+        """On the files of folders that are no items."""
+        notes = []
+        if total := self.left_out.total():
+            ends = ", ".join(end for end, _ in self.left_out.most_common(_SHOWN_ENDS))
+            notes.append(
+                f"{total:,} file{'s' if total > 1 else ''} left out, by name no picture, video, PDF or text "
+                f"({ends}); --include takes {'them' if total > 1 else 'it'}"
+            )
+        if self.never:
+            notes.append(
+                f"left out: {', '.join(f'{number:,} {what}' for what, number in self.never.items())}"
+            )
+        return notes
+
+    def _why_empty(self, spec: str) -> str:
+        where = "standard input" if spec == "-" else spec
+        if number := self._num_filtered:
+            said = [f"--include {pattern!r}" for pattern in self.include]
+            said += [f"--exclude {pattern!r}" for pattern in self.exclude]
+            files = "the only file" if number == 1 else f"none of the {number:,} files"
+            return f"{files} in {where} {'does not pass' if number == 1 else 'passes'} {', '.join(said)}"
+        if spec == "-":
+            return "standard input named none"
+        return f"{spec} is empty" if spec.lower().endswith(SUFFIXES) else f"{spec} holds none"
 
     def _items_of(self, spec: str) -> Iterator[Item]:
         if spec == "-":
@@ -102,11 +127,7 @@ class Listing:
         if path.is_dir():
             yield from self._folder(str(path))
         elif spec.lower().endswith(SUFFIXES) and path.is_file():
-            try:
-                with path.open("rb") as lines:
-                    yield from self._lines(lines, str(path))
-            except OSError as error:
-                raise InputError(f"{spec}: cannot be read ({error.strerror}).", path=spec) from None
+            yield from self._items_file(str(path))
         elif path.exists():
             yield self._item_of(str(path))
         elif glob.has_magic(spec):
@@ -114,31 +135,43 @@ class Listing:
         else:
             raise InputError(f"{spec}: no such file.", path=spec)
 
+    def _items_file(self, path: str) -> Iterator[Item]:
+        try:
+            with Path(path).open("rb") as lines:
+                yield from self._lines(lines, path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}).", path=path) from None
+
     def _folder(self, spec: str) -> Iterator[Item]:
         """All that lies in it, in the order of names; what is hidden does not count."""
         for entry in _walk(os.path.normpath(spec)):
             if isinstance(entry, Item):
                 yield entry
-            elif entry.is_dir():
-                self.left_out["links to folders"] += 1
-            elif not entry.is_file() and not entry.is_symlink():
-                self.left_out["pipes, sockets and devices"] += 1  # which might never give anything
+            elif _is_folder(entry):
+                self.never["link to a folder"] += 1
+            elif not entry.is_symlink() and not entry.is_file():
+                self.never["pipe, socket or device"] += 1  # which might never give anything
             elif self._is_wanted(entry.path, os.path.relpath(entry.path, spec)):
                 yield self._item_of(entry.path)
 
     def _pattern(self, spec: str) -> Iterator[Item]:
-        paths = [path for path in sorted(glob.glob(spec, recursive=True)) if Path(path).is_file()]  # noqa: PTH207
+        paths = [path for path in sorted(glob.glob(spec, recursive=True)) if os.path.isfile(path)]  # noqa: PTH113, PTH207
         if not paths:
             raise InputError(f"{spec}: matches no file.", path=spec)
         for path in paths:
-            if self._passes(path) and not self._is_output(path):
+            if not self._passes(path) or self._is_output(path):
+                continue
+            if path.lower().endswith(SUFFIXES):
+                yield from self._items_file(path)
+            else:
                 yield self._item_of(path)
 
     def _piped(self) -> Iterator[Item]:
         """Standard input: paths, one a line (or between NULs), or the lines of an items file."""
         self._stdin = self._stdin or _spooled_stdin()
         self._stdin.seek(0)
-        is_items_file = not self.is_null_separated and self._stdin.read(1) == b"{"
+        beginning = self._stdin.read(len(_BOM) + 1).removeprefix(_BOM)
+        is_items_file = not self.is_null_separated and beginning.startswith(b"{")
         self._stdin.seek(0)
         if is_items_file:
             yield from self._lines(self._stdin, "stdin")
@@ -149,6 +182,11 @@ class Listing:
                 yield self._item_of(path)
 
     def _lines(self, lines: IO[bytes], source: str) -> Iterator[Item]:
+        path = os.path.abspath(source)  # noqa: PTH100 (Path.resolve follows links, too)
+        if path in self._read:
+            self.num_repeated += 1
+            return
+        self._read.add(path)
         yield from read_items(lines, source, self._ask_line if self.question else None)
 
     def _is_wanted(self, path: str, name: str) -> bool:
@@ -167,7 +205,9 @@ class Listing:
         def matches(patterns: Sequence[str]) -> bool:
             return any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
 
-        return (not self.include or matches(self.include)) and not matches(self.exclude)
+        passes = (not self.include or matches(self.include)) and not matches(self.exclude)
+        self._num_filtered += not passes
+        return passes
 
     def _is_output(self, path: str) -> bool:
         if self.output is None or Path(path).name != self.output.name:
@@ -221,6 +261,13 @@ def _walk(folder: str) -> "Iterator[os.DirEntry[str] | Item]":
             yield entry
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into what may not be entered: it is told when it is read
+        return False
+
+
 def _split(file: IO[bytes], separator: bytes) -> Iterator[bytes]:
     rest = b""
     while chunk := file.read(_CHUNK_BYTES):
@@ -245,6 +292,10 @@ def _spooled_stdin() -> IO[bytes]:
     except OSError as error:
         raise UsageError(f"'-' means standard input, which cannot be read ({error.strerror}).") from None
     return spooled
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(_digest(text))
 
 
 def _digest(text: str) -> bytes:

@@ -130,8 +130,11 @@ def _piece(part: Any, number: int, find: Callable[[str], str]) -> str | InputPie
         raise InputError(f"message {number}: a part of the type {kind!r} without its content.")
     if kind in ("text", "refusal"):
         return value
-    is_file = value.startswith("file://")
-    return InputPiece(find(unquote(value.removeprefix("file://")) if is_file else value))
+    spec = unquote(value.removeprefix("file://")) if value.startswith("file://") else value
+    if spec in ("", "-"):
+        what = "standard input, which cannot be that of one item" if spec else "empty"
+        raise InputError(f"message {number}: the content of a part of the type {kind!r} is {what}.")
+    return InputPiece(find(spec))
 
 
 def _schema(body: Mapping[str, Any]) -> Any:
@@ -149,12 +152,23 @@ def _schema(body: Mapping[str, Any]) -> Any:
     return described["schema"]
 
 
+def _as_here(name: str, value: Any) -> str:
+    """A value of OpenAI's or vLLM's in the words of the setting's parser."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if name == "top_k" and value == -1:
+        return "0"  # all tokens
+    if name == "seed" and isinstance(value, int) and value < 0:
+        value %= 1 << 64  # any number will do, the same each time
+    return str(value)
+
+
 def _settings(body: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name, setting in _SETTINGS.items():
         if (value := body.get(name)) is not None:
             try:
-                settings[setting] = PARSERS[setting](str(value))
+                settings[setting] = PARSERS[setting](_as_here(name, value))
             except ValueError as error:
                 raise InputError(f"{name!r}: {error}") from None
     stop = body.get("stop")

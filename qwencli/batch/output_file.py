@@ -126,7 +126,7 @@ class OutputFile:
             self._done[number] = int(identity.content, 16) << 2 | _KINDS.index(line.done_as)
         if num_others and not append:
             raise UsageError(
-                f"{self.path}: holds {num_others} answers of {difference}. Choose another output; or "
+                f"{self.path}: {told_of_others(num_others, difference)}. Choose another output; or "
                 "--append keeps them and adds those of this run, --overwrite drops them.",
                 path=str(self.path),
             )
@@ -190,8 +190,13 @@ class OutputFile:
             raise
 
 
-def read_output(path: Path, form: Format) -> Iterator[tuple[Line, Run]]:
-    """The lines of a file that is only looked at, and whose they are; none where there is no file.
+def told_of_others(number: int, difference: str) -> str:
+    """What to say of an output with so many lines of other runs."""
+    return f"holds {number:,} answer{'s' if number > 1 else ''} of {difference}"
+
+
+def read_output(path: Path, form: Format) -> Iterator[tuple[Line, Identity]]:
+    """The lines of a file that is only looked at, and what they were made of; none where there is no file.
 
     Raises UsageError for what is no output of a batch.
     """
@@ -201,7 +206,7 @@ def read_output(path: Path, form: Format) -> Iterator[tuple[Line, Run]]:
         for _, line in _lines_of(file, form, path):
             identity = Identity.parse(line.id) if line else None
             if line and identity:
-                yield line, identity.run
+                yield line, identity
 
 
 def _lines_of(file: IO[bytes], form: Format, path: Path) -> Iterator[tuple[bytes, Line | None]]:
@@ -215,7 +220,8 @@ def _lines_of(file: IO[bytes], form: Format, path: Path) -> Iterator[tuple[bytes
     torn: bytes | None = None  # unless another line follows
     for raw in form.lines(file):
         if torn is not None:
-            raise _no_output(path)
+            yield torn, _decoded(torn, form, path)  # no zeros of a power cut: those are at the end
+            torn = None
         if not form.is_whole(raw) or b"\0" in raw:
             torn = raw
         elif header:
@@ -224,13 +230,18 @@ def _lines_of(file: IO[bytes], form: Format, path: Path) -> Iterator[tuple[bytes
             header = b""
             yield raw, None
         else:
-            try:
-                line = form.decode(raw)
-            except (ValueError, LookupError, TypeError, csv.Error):
-                raise _no_output(path) from None
-            yield raw, line
+            yield raw, _decoded(raw, form, path)
     if torn is not None and not _may_be_torn(torn, header or form.beginning):
         raise _no_output(path)
+
+
+def _decoded(raw: bytes, form: Format, path: Path) -> Line:
+    try:
+        if not form.is_whole(raw):
+            raise ValueError
+        return form.decode(raw)
+    except (ValueError, LookupError, TypeError, csv.Error):
+        raise _no_output(path) from None
 
 
 def _may_be_torn(piece: bytes, beginning: bytes) -> bool:

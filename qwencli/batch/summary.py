@@ -74,8 +74,8 @@ class Summary:
             "tokens_per_s": round(self.tokens_per_s(), 2),
         }
 
-    def text(self, output: str) -> str:
-        """For a person; `output`: what they call it."""
+    def text(self, output: str | None) -> str:
+        """For a person; `output`: the file that can be gone on with, None where there is none."""
         parts = [f"{self.answered:,} of {self.num_items:,} items answered"]
         if self.skipped:
             kinds = {"failed": self.failed_before, "incomplete": self.incomplete_before}
@@ -95,14 +95,15 @@ class Summary:
             )
         if incomplete := self.incomplete + self.incomplete_before:
             number = "1 answer is" if incomplete == 1 else f"{incomplete:,} answers are"
-            lines.append(
-                f"{number} incomplete: 'finish_reason' says why; --retry-incomplete asks again, perhaps with "
-                "a larger --max-tokens or --ctx"
-            )
-        if self.failed + self.failed_before:
-            lines.append(f"each failure is told in {output}; --retry-failed asks those items again")
-        if left:
+            again = "; --retry-incomplete asks again, perhaps with a larger --max-tokens or --ctx"
+            lines.append(f"{number} incomplete: 'finish_reason' says why{again if output else ''}")
+        if failed := self.failed + self.failed_before:
+            again = "; --retry-failed asks those items again"
+            lines.append(f"each failure is told in {output or 'the output'}{again if output else ''}")
+        if left and output:
             lines.append("the same command goes on where this one stopped")
+        if not output and (left or incomplete or failed):
+            lines.append("with -o FILE the same command goes on where it stopped, and can ask again")
         return "".join(f"{line}\n" for line in lines)
 
 

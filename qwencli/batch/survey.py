@@ -17,18 +17,25 @@ _STEP = 1000  # items between two words on how far it is
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`sample`: some of the items that can be asked, the first of them and others at random."""
+    """`sample`: some of the items that can be asked, the first of them and others at random.
+
+    `num_bad`, that cannot be asked, and `num_to_do` are of those that are not done.
+    """
 
     num_items: int
     sample: tuple[Item, ...]
+    num_done: int
     num_bad: int
+    num_to_do: int
     notes: tuple[str, ...]
 
 
-def survey(listing: Listing, on_progress: Callable[[int], None]) -> Survey:
+def survey(
+    listing: Listing, on_progress: Callable[[int], None], is_done: Callable[[Item], bool] = lambda item: False
+) -> Survey:
     """Go through all items once. Raises UsageError for a question that none of them can fill, InputError
     where there is none."""
-    num_items = num_bad = num_good = 0
+    num_items = num_bad = num_good = num_done = num_bad_done = 0
     bad: list[str] = []
     sample: list[Item] = []
     models: set[str] = set()
@@ -37,13 +44,17 @@ def survey(listing: Listing, on_progress: Callable[[int], None]) -> Survey:
         num_items += 1
         if num_items % _STEP == 0:
             on_progress(num_items)
+        done = is_done(item)
+        num_done += done
         if item.error is not None:
             num_bad += 1
+            num_bad_done += done
             if len(bad) < _SHOWN_BAD:
                 bad.append(str(item.error))
             continue
-        if item.request and len(models) < _SHOWN_BAD:
-            models.add(str(item.request.body.get("model")))
+        model = item.request.body.get("model") if item.request else None
+        if isinstance(model, str) and len(models) < _SHOWN_BAD:
+            models.add(model)
         num_good += 1
         if num_good <= SAMPLE:
             sample.append(item)
@@ -53,15 +64,20 @@ def survey(listing: Listing, on_progress: Callable[[int], None]) -> Survey:
         if name not in listing.known:
             raise UsageError(unknown_name(name, listing.known))
     if num_items == 0:
-        left_out = listing.left_out_note()
-        raise InputError(f"There are no items{f': {left_out}' if left_out else ''}.")
-    return Survey(num_items, tuple(sample), num_bad, tuple(_notes(listing, bad, num_bad, models)))
+        raise InputError(f"There are no items: {'; '.join([*listing.empty, *listing.left_out_notes()])}.")
+    num_bad_left = num_bad - num_bad_done
+    return Survey(
+        num_items,
+        tuple(sample),
+        num_done,
+        num_bad_left,
+        num_items - num_done - num_bad_left,
+        tuple(_notes(listing, bad, num_bad, models)),
+    )
 
 
 def _notes(listing: Listing, bad: list[str], num_bad: int, models: set[str]) -> list[str]:
-    notes = []
-    if note := listing.left_out_note():
-        notes.append(note)
+    notes = listing.left_out_notes()
     if number := listing.num_repeated:
         notes.append(
             f"{number:,} input{'s were' if number > 1 else ' was'} named twice, and asked about once"

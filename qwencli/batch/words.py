@@ -37,7 +37,7 @@ def tell_apart(words: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def _is_items_file(word: str) -> bool:
-    return word == "-" or (word.lower().endswith(SUFFIXES) and _is_input(word))
+    return word == "-" or (word.lower().endswith(SUFFIXES) and (_is_input(word) or _is_pattern(word)))
 
 
 def _is_input(word: str) -> bool:
@@ -46,8 +46,15 @@ def _is_input(word: str) -> bool:
             return True
         path = Path(word).expanduser()
         # The name of a folder may well be a question of one word; with a slash it is not.
-        return path.is_file() or ("/" in word and (path.is_dir() or bool(glob.glob(word))))  # noqa: PTH207
+        return path.is_file() or ("/" in word and (path.is_dir() or _is_pattern(word)))
     except (OSError, ValueError, RuntimeError):  # too long for a name, a NUL, an unknown ~user
+        return False
+
+
+def _is_pattern(word: str) -> bool:
+    try:
+        return bool(glob.glob(str(Path(word).expanduser()), recursive=True))  # noqa: PTH207
+    except (OSError, ValueError, RuntimeError):
         return False
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qwen35.engine.engine import Engine
     from qwencli.batch.formats import Form, Format
     from qwencli.batch.identity import Run
+    from qwencli.batch.items import Item
     from qwencli.batch.listing import Listing
     from qwencli.batch.prepare import Preparer
     from qwencli.batch.survey import Survey
@@ -153,10 +154,15 @@ def batch(
     from qwencli.templates.template import chosen_template
     from qwencli.windows import WindowChoice
 
-    if (append and overwrite) or (quiet and verbose) or (render_as and format != "json"):
-        raise UsageError(
-            "Of --append and --overwrite, of -q and -v, and of --format and --as, only one can be given."
-        )
+    for pair, both in {
+        "--append and --overwrite": append and overwrite,
+        "-q and -v": quiet and verbose,
+        "--format and --as": render_as and format != "json",
+    }.items():
+        if both:
+            raise UsageError(f"Of {pair}, only one can be given.")
+    if out == Path("-"):
+        out = None  # standard output
     retry: dict[Done, bool] = {"failed": retry_failed, "incomplete": retry_incomplete}
     existing = _Existing(append, overwrite, tuple(kind for kind, is_asked in retry.items() if is_asked))
     folders = Folders.locate(os.environ)
@@ -208,12 +214,16 @@ def batch(
             is_verbose=verbose,
             windows=windows,
         )
-        found = survey(listing, lambda done: aside.progress.update("looking at the items", done, 0, "items"))
+        found = survey(
+            listing,
+            lambda done: aside.progress.update("looking at the items", done, 0, "items"),
+            command.is_done() if dry_run else lambda item: False,
+        )
         aside.progress.end()
         for note in found.notes:
             command.notify(note)
         if dry_run:
-            command.estimate(found)
+            command.estimate(found, limit)
             return
         code = command.run(listing, found.num_items, batch_size, limit)
     if code:
@@ -278,7 +288,7 @@ class _Command:
                 summary.end()
                 self.aside.progress.end()
                 if summary.done:
-                    self.aside.figures(summary.text("the output" if self.out is None else str(self.out)))
+                    self.aside.figures(summary.text(None if self._is_stream else str(self.out)))
         if not self.is_private:
             keep_speed(self.folders.state, weights, summary)
         if self.is_verbose and batch.engine:
@@ -294,7 +304,7 @@ class _Command:
         is_complete = not summary.incomplete + summary.incomplete_before
         return ExitCode.OK if is_complete else ExitCode.INCOMPLETE
 
-    def estimate(self, found: "Survey") -> None:
+    def estimate(self, found: "Survey", limit: int | None) -> None:
         """`--dry-run`."""
         from qwencli.batch.estimate import estimate
         from qwencli.batch.speeds import last_speed
@@ -303,7 +313,7 @@ class _Command:
         weights, run = self._run()
         made = estimate(
             found,
-            self._num_done(run),
+            limit,
             self._preparer(run, lambda item, content: None),
             last_speed(self.folders.state, weights),
             lambda number, total: self.aside.progress.update("looking at some items", number, total, "items"),
@@ -314,22 +324,35 @@ class _Command:
         else:
             standard_output().write_text(made.text())
 
-    def _num_done(self, run: "Run") -> int:
-        """Items of this run in the output, which is only looked at; a note where it would be refused."""
-        from qwencli.batch.output_file import read_output
+    def is_done(self) -> "Callable[[Item], bool]":
+        """Whether an item is in the output, which is only looked at; a note where it would be refused.
+
+        A file is read only where it is newer than the output: there may be many.
+        """
+        from qwencli.batch.output_file import read_output, told_of_others
 
         if self.out is None or self.existing.overwrite:
-            return 0
-        done: set[str] = set()
+            return lambda item: False
+        _, run = self._run()
+        done: dict[str, str] = {}  # items, and their content
         others, difference = 0, ""
-        for line, of in read_output(self.out, self.form):
-            if of == run:
-                (done.discard if line.done_as in self.existing.retry else done.add)(line.item)
+        for line, made_of in read_output(self.out, self.form):
+            if made_of.run != run:
+                others, difference = others + 1, run.differences(made_of.run)
+            elif line.done_as in self.existing.retry:
+                done.pop(line.item, None)
             else:
-                others, difference = others + 1, run.differences(of)
+                done[line.item] = made_of.content
         if others and not self.existing.append:
-            self.notify(f"{self.out}: holds {others:,} answers of {difference}, and would be refused")
-        return len(done)
+            self.notify(f"{self.out}: {told_of_others(others, difference)}, and would be refused")
+        written = self.out.stat().st_mtime if done else 0.0
+
+        def is_done(item: "Item") -> bool:
+            if (content := done.get(item.id)) is None:
+                return False
+            return not item.may_differ_since(written) or item.content_hash() == content
+
+        return is_done
 
     def _run(self) -> "tuple[str, Run]":
         from qwen35.weights.fingerprint import fingerprint
@@ -340,6 +363,8 @@ class _Command:
         if form:
             asked = [question or "", form.grammar.source, *(rule.text for rule in form.rules)]
             question = "\n".join([*asked, "--where"] if self.finish.tells_where else asked)
+        if self.finish.extracts:
+            question = f"{question or ''}\n-x"
         if self.windows:
             question = f"{question or ''}\n{self.windows}"
         return weights, Run.of(weights, question, self.settings, self.pages)
@@ -364,9 +389,9 @@ class _Command:
     def _target(self, run: "Run") -> "Target":
         """A file that is gone on with, or a stream."""
         from qwencli.batch.output_file import OutputFile
-        from qwencli.batch.targets import StreamTarget, is_stream
+        from qwencli.batch.targets import StreamTarget
 
-        if self.out is None or is_stream(self.out):
+        if self.out is None or self._is_stream:
             return StreamTarget(self.out, self.form.header)
         output = OutputFile.open(
             self.out,
@@ -381,6 +406,12 @@ class _Command:
                 f"{self.out}: ended in the middle of a line, which is cut off; its item is asked again"
             )
         return output
+
+    @property
+    def _is_stream(self) -> bool:
+        from qwencli.batch.targets import is_stream
+
+        return self.out is None or is_stream(self.out)
 
     def _load(self) -> "Engine":
         from qwencli import runtime

@@ -94,6 +94,33 @@ def test_new_and_changed_files_alone_are_asked(batch: Invoke, scans: Path) -> No
     assert after["scans/scan000.png"]["answer"] == before["scans/scan001.png"]["answer"]
 
 
+@pytest.mark.parametrize("spec", ["frames", "frames/%02d.png"])
+def test_changed_files_of_a_folder_or_numbered_ones_are_noticed(batch: Invoke, home: Path, spec: str) -> None:
+    first, second, third = draw(Path("pictures"), 3)
+    Path("frames").mkdir()
+    for number, path in enumerate((first, second)):
+        shutil.copy(path, f"frames/{number:02}.png")
+    Path("items.jsonl").write_text(json.dumps({"id": "a", "image": spec}) + "\n")
+    assert batch("items.jsonl", ASK, "-o", OUT).code == 0
+    assert "1 was done before" in batch("items.jsonl", ASK, "-o", OUT).err
+    shutil.copy(third, "frames/01.png")
+    assert "1 of 1 items answered" in batch("items.jsonl", ASK, "-o", OUT).err
+    shutil.copy(third, "frames/02.png")
+    assert "1 of 1 items answered" in batch("items.jsonl", ASK, "-o", OUT).err
+    assert len(records(OUT)) == 1
+
+
+def test_how_an_answer_is_made_alone_belongs_to_the_run(
+    batch: Invoke, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("scans/scan000.png", ASK, "-o", OUT)
+    batch(*words)
+    refused = batch(*words, "-x")
+    assert (refused.code, "another question" in refused.err) == (2, True)
+    monkeypatch.setenv("QWEN_SPECULATE", "3")
+    assert "1 was done before" in batch(*words).err
+
+
 def test_what_failed_is_asked_again_on_request(batch: Invoke, scans: Path) -> None:
     Path("list").write_text("scans/scan000.png\nlater.png\n")
     words = ("-", ASK, "-o", OUT)
@@ -141,7 +168,7 @@ def test_an_output_of_another_run_is_refused(
     before = OUT.read_bytes()
     result = invoke("batch", "scans/scan000.png", words[0], "-o", OUT, *QUICK, *words[1:])
     assert (result.code, result.out) == (2, "")
-    assert f"error: out.jsonl: holds 1 answers of {difference}. Choose another output" in result.err
+    assert f"error: out.jsonl: holds 1 answer of {difference}. Choose another output" in result.err
     assert OUT.read_bytes() == before
 
 
@@ -195,9 +222,19 @@ def test_the_output_is_no_item_and_no_input(batch: Invoke, scans: Path) -> None:
         (("nowhere", ASK), 3, "nowhere: no such file"),
         (("nowhere/*.png", ASK), 3, "nowhere/*.png: matches no file"),
         (("x" * 5000, ASK), 3, "File name too long"),
-        (("scans", "--include", "*.xyz", ASK), 3, "There are no items"),
+        (
+            ("scans", "--include", "*.xyz", ASK),
+            3,
+            "There are no items: none of the 6 files in scans passes --include '*.xyz'",
+        ),
+        (("scans/*0.png", "--exclude", "*", ASK), 3, "the only file in scans/*0.png does not pass --exclude"),
+        (("empty", ASK), 3, "There are no items: empty holds none"),
+        (("none.jsonl",), 3, "There are no items: none.jsonl is empty"),
+        (("-", ASK), 3, "There are no items: standard input named none"),
         (("scans", "describe {stme}"), 2, "No item has {stme}. Did you mean {stem}? There is {name}"),
-        (("scans", ASK, "--append", "--overwrite"), 2, "only one can be given"),
+        (("scans", ASK, "--append", "--overwrite"), 2, "Of --append and --overwrite, only one can be given"),
+        (("scans", ASK, "-q", "-v"), 2, "Of -q and -v, only one can be given"),
+        (("scans", ASK, "--as", "csv", "--format", "openai"), 2, "Of --format and --as, only one can be"),
         (("scans", ASK, "--retry-failed"), 2, "are for answers in a file"),
         (("scans", ASK, "--batch-size", "0"), 2, "not a whole number of at least 1"),
         (("scans", ASK, "--format", "xml"), 2, "'xml' is none of json, openai"),
@@ -211,6 +248,8 @@ def test_the_output_is_no_item_and_no_input(batch: Invoke, scans: Path) -> None:
 def test_what_cannot_be_meant_is_one_line(
     invoke: Invoke, scans: Path, words: tuple, code: int, message: str
 ) -> None:
+    Path("empty").mkdir()
+    Path("none.jsonl").touch()
     result = invoke("batch", "-m", "mini", *words)
     assert (result.code, result.out) == (code, "")
     assert message in result.err
@@ -230,12 +269,15 @@ def test_what_is_no_file_of_a_folder_is_left_out_and_told(batch: Invoke, scans: 
     os.mkfifo(scans / "pipe.png")
     (scans / "circle").symlink_to(Path.cwd() / scans, target_is_directory=True)
     (scans / "gone.png").symlink_to("nowhere.png")
+    (scans / "loop.png").symlink_to("loop.png")
     result = batch(scans, ASK, "-o", OUT, "--exclude", "torn.png")
-    assert "3 files left out" in result.err
-    assert "links to folders" in result.err
+    assert "note: 1 file left out, by name no picture" in result.err
+    assert "note: left out: 1 link to a folder, 1 pipe, socket or device\n" in result.err
     found = records(OUT)
-    assert len(found) == 5
+    assert result.code == 6
+    assert len(found) == 6
     assert found["scans/gone.png"]["error"]["message"] == "scans/gone.png: no such file."
+    assert found["scans/loop.png"]["error"]["kind"] == "input"
 
 
 def test_lists_come_on_standard_input(batch: Invoke, scans: Path) -> None:
@@ -277,12 +319,12 @@ def test_columns_of_lines_fill_the_question(batch: Invoke, scans: Path) -> None:
     result = batch(items, "what is the {thing}?", "-o", OUT)
     assert result.code == 6
     found = records(OUT)
-    assert set(found) == {"a", f"{items}:2", "7", *(f"{items}:{number}" for number in (4, 5, 6, 7, 9))}
+    assert set(found) == {"a", f"{items}:2", "7", "b", "c", *(f"{items}:{number}" for number in (4, 7, 9))}
     errors = {item: line["error"]["message"] for item, line in found.items() if line["error"]}
     assert errors == {
         f"{items}:4": f"{items}, line 4: the id 'a' has been on a line before.",
-        f"{items}:5": f"{items}, line 5: has no 'thing', which the question names.",
-        f"{items}:6": f"{items}, line 6: 'image' is neither a path nor a list of paths.",
+        "b": f"{items}, line 5: has no 'thing', which the question names.",
+        "c": f"{items}, line 6: 'image' is neither a path nor a list of paths.",
         f"{items}:7": f"{items}, line 7: is not JSON (Expecting value: line 1 column 1 (char 0)).",
         f"{items}:9": f"{items}, line 9: is not a JSON object.",
     }
@@ -297,12 +339,73 @@ def test_a_column_that_no_line_has_is_told_before_anything_is_asked(batch: Invok
     assert "error: No item has {town}. There is {city}." in result.err
 
 
+@pytest.mark.parametrize("id", [None, "a"])
+def test_a_file_of_items_that_is_named_twice_is_asked_once(batch: Invoke, home: Path, id: str | None) -> None:
+    Path("items.jsonl").write_text(json.dumps({"id": id, "prompt": "hello"}) + "\n")
+    for _ in range(2):
+        result = batch("items.jsonl", "./items.jsonl", "*.jsonl", "-o", OUT)
+        assert result.code in (0, 7)
+        assert "2 inputs were named twice, and asked about once" in result.err
+        assert [line["answer"] is not None for line in records(OUT).values()] == [True]
+    assert "1 was done before" in result.err
+
+
+def test_a_line_whose_place_is_the_id_of_another_one_does_not_take_its_answer(
+    batch: Invoke, home: Path
+) -> None:
+    lines = [{"id": "items.jsonl:3"}, {"id": "a"}, {"id": "a"}, {"id": "items.jsonl:3"}]
+    Path("items.jsonl").write_text("".join(json.dumps(line | {"prompt": "hello"}) + "\n" for line in lines))
+    for _ in range(2):
+        assert batch("items.jsonl", "-o", OUT).code == 6
+        found = records(OUT)
+        assert [item for item in found if found[item]["error"]] == ["items.jsonl:4"]
+        assert {*found} == {"items.jsonl:3", "a", "items.jsonl:4"}
+
+
+def test_a_mended_line_takes_the_place_of_its_failure(batch: Invoke, home: Path) -> None:
+    items = Path("items.jsonl")
+    items.write_text('{"id": "a", "image": 3, "prompt": "hello"}\n{"custom_id": "b", "prompt": ""}\n')
+    assert batch(items, "-o", OUT).code == 6
+    assert {item: bool(line["error"]) for item, line in records(OUT).items()} == {"a": True, "b": True}
+    items.write_text('{"id": "a", "prompt": "hello"}\n{"custom_id": "b", "prompt": "hello"}\n')
+    assert batch(items, "-o", OUT).code in (0, 7)
+    assert {item: bool(line["error"]) for item, line in records(OUT).items()} == {"a": False, "b": False}
+
+
+def test_files_of_items_may_be_named_by_a_pattern(batch: Invoke, home: Path) -> None:
+    Path("parts").mkdir()
+    for name in "ab":
+        Path(f"parts/{name}.jsonl").write_text(f'{{"id": "{name}", "prompt": "hello"}}\n')
+    batch("parts/*.jsonl", "-o", OUT)
+    assert {*records(OUT)} == {"a", "b"}
+    os.chdir("parts")
+    batch("*.jsonl", "-o", "../again.jsonl")
+    assert {*records(Path("../again.jsonl"))} == {"a", "b"}
+
+
 def test_lines_may_bring_their_own_questions(batch: Invoke, home: Path) -> None:
     result = batch("-", "-o", OUT, input=b'{"id": "x", "prompt": "hello"}\n{"id": "y"}\n')
     assert result.code == 6
     found = records(OUT)
     assert found["x"]["answer"]
-    assert "stdin, line 2: has no 'prompt'" in found["stdin:2"]["error"]["message"]
+    assert "stdin, line 2: has no 'prompt'" in found["y"]["error"]["message"]
+
+
+def test_lines_may_come_with_a_byte_order_mark(batch: Invoke, home: Path) -> None:
+    batch("-", "-o", OUT, input=b'\xef\xbb\xbf{"id": "x", "prompt": "hello"}\n')
+    assert records(OUT)["x"]["answer"]
+
+
+@pytest.mark.parametrize("out", [(), ("-o", "-")])
+def test_what_cannot_be_gone_on_with_is_not_said_to_be(
+    batch: Invoke, scans: Path, out: tuple[str, ...]
+) -> None:
+    result = batch("scans", "describe", *out, "--limit", 1)
+    assert len(result.out.splitlines()) >= 1
+    assert not Path("-").exists()
+    assert "1 answer is incomplete: 'finish_reason' says why\n" in result.err
+    assert "with -o FILE the same command goes on where it stopped, and can ask again" in result.err
+    assert "--retry" not in result.err
 
 
 def test_without_a_file_lines_go_to_standard_output(batch: Invoke, scans: Path) -> None:
@@ -325,6 +428,15 @@ def test_a_table_can_be_gone_on_with(batch: Invoke, scans: Path) -> None:
     assert [row["finish_reason"] == "error" for row in rows] == [False] * 4 + [True]
     assert "damaged" in rows[-1]["error"]
     assert "5 were done before" in batch(*words).err
+
+
+def test_a_table_copes_with_names_and_answers_of_all_kinds(batch: Invoke, home: Path) -> None:
+    lines = [{"id": "half \ud800", "prompt": "hello"}, {"id": "long" * 50_000, "prompt": "hello"}]
+    lines += [{"id": "zero \0", "prompt": "hello"}, {"id": "last", "prompt": "hello"}]
+    Path("items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ("items.jsonl", "-o", "out.csv", "--as", "csv", "--batch-size", 1)
+    assert batch(*words).code in (0, 7)
+    assert "4 were done before" in batch(*words).err
 
 
 def test_a_table_has_the_columns_of_the_schema(invoke: Invoke, scans: Path) -> None:
@@ -406,6 +518,31 @@ def test_a_dry_run_estimates_by_the_speed_of_the_last_batch(
     assert "<|im_start|>user" in report
     other = batch(scans, "what is it?", "-o", OUT, "--dry-run")
     assert "out.jsonl: holds 3 answers of another question, and would be refused" in other.err
+
+
+def test_a_dry_run_knows_what_is_left(batch: Invoke, scans: Path) -> None:
+    lines = [{"image": f"scans/scan00{number}.png", "prompt": "what?"} for number in (0, 1, 3)]
+    Path("items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {}, {}]))
+
+    def counts(*words: object) -> list[int]:
+        told = json.loads(batch("items.jsonl", "-o", OUT, "--dry-run", "--json", *words).out)
+        return [told[name] for name in ("items", "done", "bad_items", "to_do")]
+
+    assert counts() == [5, 0, 2, 3]
+    assert counts("--limit", 2) == [5, 0, 2, 2]
+    batch("items.jsonl", "-o", OUT)
+    assert counts() == [5, 5, 0, 0]
+    assert counts("--retry-failed") == [5, 3, 2, 0]
+    shutil.copy2(scans / "scan001.png", scans / "scan000.png")
+    (scans / "scan003.png").touch()
+    assert counts() == [5, 4, 0, 1]
+    lines[1]["prompt"] = "how many?"
+    Path("items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert counts() == [3, 1, 0, 2]
+    Path("items.jsonl").rename("others.jsonl")
+    shutil.copy("others.jsonl", "items.jsonl")
+    told = json.loads(batch("others.jsonl", "-o", OUT, "--dry-run", "--json").out)
+    assert (told["done"], told["to_do"]) == (0, 3)
 
 
 def test_the_examples_run_as_shown(home: Path) -> None:

@@ -90,14 +90,15 @@ def test_a_batch_file_goes_round(invoke: Invoke, site: str) -> None:
     )
     errors = {id: line["error"] for id, line in lines.items() if line["error"]}
     assert errors["gone"] == {"code": "input", "message": "gone.png: no such file."}
-    assert "in.jsonl, line 7: 'n' is not supported" in errors["in.jsonl:7"]["message"]
-    assert "in.jsonl, line 8: 'url' is '/v1/embeddings'" in errors["in.jsonl:8"]["message"]
+    assert "in.jsonl, line 7: 'n' is not supported" in errors["many"]["message"]
+    assert "in.jsonl, line 8: 'url' is '/v1/embeddings'" in errors["vector"]["message"]
     assert "8 were done before (of them 3 failed, 1 incomplete)" in invoke(*words).err
 
 
 def test_requests_may_be_answered_in_our_own_form_with_a_system_message(invoke: Invoke, home: Path) -> None:
-    Path("in.jsonl").write_text(json.dumps(request("a", mystery=1)) + "\n")
-    invoke("batch", "in.jsonl", "-o", "out.jsonl", "-s", "Be brief.", *QUICK)
+    Path("in.jsonl").write_text(json.dumps(request("a", mystery=1, model=None)) + "\n")
+    result = invoke("batch", "in.jsonl", "-o", "out.jsonl", "-s", "Be brief.", *QUICK)
+    assert "the requests name" not in result.err
     line = records(Path("out.jsonl"))["a"]
     assert line["notes"][0] == "'mystery': not known here, without effect"
     shown = invoke("batch", "in.jsonl", "-s", "Be brief.", "--dry-run", *QUICK).out
@@ -117,6 +118,19 @@ def test_a_schema_of_a_request_is_followed(invoke: Invoke, home: Path) -> None:
     assert found["a"]["data"]["n"] in (3, 4)
     assert json.loads(found["a"]["answer"]) == found["a"]["data"]
     assert "b: the schema of its 'response_format' is no valid JSON Schema" in found["b"]["error"]["message"]
+
+
+def test_a_request_that_cannot_be_asked_keeps_its_id_and_is_mended(invoke: Invoke, home: Path) -> None:
+    def answer(**body: Any) -> list[dict[str, Any]]:
+        Path("in.jsonl").write_text(json.dumps(request("mine", **body)) + "\n")
+        invoke("batch", "in.jsonl", "-o", "out.jsonl", "--format", "openai", *QUICK)
+        return [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+
+    (line,) = answer(tools=[{"type": "function"}])
+    assert line["custom_id"] == "mine"
+    assert "in.jsonl, line 1: 'tools' is not supported" in line["error"]["message"]
+    (line,) = answer()
+    assert (line["custom_id"], line["error"]) == ("mine", None)
 
 
 def test_a_question_beside_requests_is_told_line_by_line(invoke: Invoke, home: Path) -> None:
@@ -170,11 +184,22 @@ def test_a_request_says_what_it_sets() -> None:
         ({"stop": 3}, "'stop' is neither"),
         ({"response_format": {"type": "json_schema"}}, "'response_format' is none of text, json_object"),
         ({"tools": [{"type": "function"}]}, "'tools' is not supported"),
+        ({"messages": [{"role": "user", "content": [picture("")]}]}, "type 'image_url' is empty"),
+        ({"messages": [{"role": "user", "content": [picture("file://")]}]}, "type 'image_url' is empty"),
+        ({"messages": [{"role": "user", "content": [picture("-")]}]}, "is standard input, which cannot"),
+        ({"max_tokens": 5.5}, "'5.5' is not a whole number"),
+        ({"top_k": -2}, "'-2' is not a whole number"),
     ],
 )
 def test_what_a_request_cannot_ask_for_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         OpenAIRequest.from_dict(request("a", **change))
+
+
+def test_values_of_vllm_are_understood() -> None:
+    line = request("a", top_k=-1, seed=-5, max_tokens=5.0, temperature=1)
+    settings = OpenAIRequest.from_dict(line).settings
+    assert settings == {"top_k": 0, "seed": (1 << 64) - 5, "max_tokens": 5, "temperature": 1.0}
 
 
 def test_a_line_without_a_body_is_named() -> None:

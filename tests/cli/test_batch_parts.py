@@ -53,6 +53,7 @@ def test_work_is_done_ahead_in_order_and_within_bounds() -> None:
     results = ahead(range(20), work, num_threads=3, most=6, max_bytes=1000, is_stopped=lambda: False)
     got = []
     for made in results:
+        assert made
         got.append(made.number)
         assert len(begun) <= made.number + 1 + 6
     assert got == [*range(20)]
@@ -67,6 +68,7 @@ def test_large_results_are_not_piled_up() -> None:
 
     results = ahead(range(20), work, num_threads=1, most=10, max_bytes=150, is_stopped=lambda: False)
     for made in results:
+        assert made
         time.sleep(0.01)  # whatever was begun is ready now
         assert len(begun) <= made.number + 1 + 3
 
@@ -82,6 +84,30 @@ def test_it_stops_while_it_waits() -> None:
     threading.Timer(0.1, stopped.set).start()
     assert list(results) == []
     release.set()
+
+
+def test_what_is_slow_is_passed_and_not_waited_for() -> None:
+    release, is_busy = threading.Event(), False
+
+    def work(number: int) -> Made:
+        if number == 0:
+            release.wait(20)
+        return Made(number, 1)
+
+    results = ahead(
+        range(4),
+        work,
+        num_threads=2,
+        most=3,
+        max_bytes=9,
+        is_stopped=lambda: False,
+        may_wait=lambda: not is_busy,
+    )
+    assert [made and made.number for made in (next(results), next(results), next(results))] == [1, 2, 3]
+    is_busy = True
+    assert next(results) is None
+    release.set()
+    assert [made.number for made in results if made] == [0]
 
 
 def test_what_goes_wrong_in_a_thread_is_raised_here() -> None:
@@ -101,6 +127,14 @@ def test_a_summary_says_what_is_left_and_what_to_do() -> None:
         "each failure is told in out.jsonl; --retry-failed asks those items again\n"
         "the same command goes on where this one stopped\n"
     )
+
+
+def test_a_summary_of_what_is_not_kept_tells_how_to_keep_it() -> None:
+    assert Summary(1, answered=1).text(None).count("\n") == 1
+    assert Summary(2, failed=1).text(None).splitlines()[1:] == [
+        "each failure is told in the output",
+        "with -o FILE the same command goes on where it stopped, and can ask again",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from qwen35.events import Event, PictureProgress, PrefillProgress
 from qwen35.processing.processor import ModelInput
 from qwen35.state import BLOCK_TOKENS, kv_bytes_per_token
 
-MOST_ROWS = 8  # of `rows_that_fit`: more rows compute longer than one reading of the weights takes
+MOST_ROWS = 8  # worth their while: more compute longer than one reading of the weights takes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +55,12 @@ class Failed:
     error: Qwen35Error
 
 
-def answer_all(engine: Engine, items: Iterable[Item], max_rows: int) -> Generator[tuple[str, Event | Failed]]:
+def answer_all(
+    engine: Engine, items: Iterable[Item | None], max_rows: int
+) -> Generator[tuple[str, Event | Failed]]:
     """Answer `items`, at most `max_rows` at a time: events under the items' keys, as they happen.
+
+    None among them: the next one cannot begin yet, and those at work go on meanwhile.
 
     Each item ends with Finished or Failed (an InputError, or a DoesNotFit of its own prompt); all other
     errors end everything. An item is taken when a row is free for it. Closing the generator ends the work.
@@ -65,17 +69,23 @@ def answer_all(engine: Engine, items: Iterable[Item], max_rows: int) -> Generato
     waiting = iter(items)
     rows: list[_Row] = []  # that decode
     reading: _Row | None = None
+    has_more = True
     try:
         while True:
-            if reading is None and len(rows) < max_rows and (item := next(waiting, None)):
-                reading = _Row(item.key, item.steps(engine))
+            if reading is None and has_more and len(rows) < max_rows:
+                try:
+                    item = next(waiting)
+                except StopIteration:
+                    has_more, item = False, None
+                if item:
+                    reading = _Row(item.key, item.steps(engine))
             if reading:
                 yield from reading.go_on()
                 if reading.wish:
                     rows.append(reading)
                 if reading.wish or reading.is_over:
                     reading = None
-            elif not rows:
+            elif not rows and not has_more:
                 return
             reads_again = [row for row in rows if not row.wish]  # the prompt of its second chance
             if wishes := [(row, row.wish) for row in rows if row.wish]:
@@ -92,13 +102,12 @@ def answer_all(engine: Engine, items: Iterable[Item], max_rows: int) -> Generato
             reading.steps.close()
 
 
-def rows_that_fit(engine: Engine, num_tokens: int, budget_bytes: int, most: int = MOST_ROWS) -> int:
-    """How many rows of `num_tokens` tokens, prompt and answer, fit into `budget_bytes`; at least 1."""
+def row_bytes(engine: Engine, num_tokens: int) -> int:
+    """What a row of `num_tokens` tokens, prompt and answer, takes."""
     state, text = engine.backend.new_state(), engine.processor.config.text
     blocks = -(-num_tokens // BLOCK_TOKENS)
-    row_bytes = state.size_bytes + blocks * BLOCK_TOKENS * kv_bytes_per_token(text, state.dtype)
-    row_bytes += 2 * 4 * text.vocab_size  # logits, and scores made of them
-    return max(1, min(most, budget_bytes // row_bytes))
+    size_bytes = state.size_bytes + blocks * BLOCK_TOKENS * kv_bytes_per_token(text, state.dtype)
+    return size_bytes + 2 * 4 * text.vocab_size  # logits, and scores made of them
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
-from qwen35.engine.batching import Failed, Item, answer_all, rows_that_fit
+from qwen35.engine.batching import Failed, Item, answer_all, row_bytes
 from qwen35.engine.engine import Engine, prepare
 from qwen35.engine.load import States, load_engine
 from qwen35.engine.request import Request, SamplingOverrides
@@ -223,13 +223,28 @@ def test_decoding_rows_take_a_step_after_each_piece_of_a_prompt() -> None:
     assert steps == [pieces - 1 + 1]  # between the pieces, and after its own first row came in
 
 
-def test_rows_fit_by_their_states(tmp_path: Path) -> None:
+def test_none_ready_lets_those_at_work_go_on() -> None:
+    requests = questions()
+    ended: list[str] = []
+
+    def some() -> Iterator[Item | None]:
+        yield None  # even first of all
+        yield Item("clip", requests["clip"])
+        while not ended:
+            yield None
+        yield Item("long", requests["long"])
+        yield None
+
+    for key, event in answer_all(engine_of(MINI), some(), 2):
+        if isinstance(event, Finished):
+            ended.append(key)
+    assert ended == ["clip", "long"]
+
+
+def test_a_row_takes_what_its_states_take(tmp_path: Path) -> None:
     engine = engine_of(MINI)
     state = engine.backend.new_state()
     ids = np.arange(600) % 200
     engine.backend.prefill(state, ids, np.ascontiguousarray(np.broadcast_to(np.arange(600), (3, 600))), None)
     row = state.size_bytes + 8 * engine.processor.config.text.vocab_size
-    assert rows_that_fit(engine, 600, 3 * row) == 3
-    assert rows_that_fit(engine, 600, 3 * row - 1) == 2
-    assert rows_that_fit(engine, 600, 0) == 1
-    assert rows_that_fit(engine, 600, PLENTY * 1000) == 8
+    assert row_bytes(engine, 600) == row
