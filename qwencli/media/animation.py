@@ -33,6 +33,7 @@ class PictureClip:
         self.duration = timeline.duration
         self.fps = timeline.fps
         self.num_frames = timeline.num_frames
+        self.starts = timeline.varying
         self._timeline = timeline
         self._read = read
         self._bad: set[int] = set()

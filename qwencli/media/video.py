@@ -46,6 +46,7 @@ class VideoClip:
         self.duration = index.timeline.duration
         self.fps = index.timeline.fps
         self.num_frames = index.timeline.num_frames
+        self.starts = index.timeline.varying
         self.index = index
         self._file = source  # which may be a temporary one, and is there as long as this is
         self._stream = stream
