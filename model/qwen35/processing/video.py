@@ -170,8 +170,8 @@ class VideoProcessor:
             fps = min(sampling.fps, frames.highest_rate)
             if (end - start) * fps > max(frames.total + 1, MOST_TIMES):
                 raise InputError(
-                    f"{end - start:,.0f} s at {fps:g} fps are too many frames; its time stamps may be damaged. Choose "
-                    "an end (--end), or fewer frames (--fps, --frames)."
+                    f"{end - start:,.0f} s at {fps:g} fps are too many frames; its time stamps may be "
+                    "damaged. Choose an end (--end), or fewer frames (--fps, --frames)."
                 )
             times = _grid(start, end, fps)
             return times if len(times) <= most else _grid(start, end, most / (end - start))[: int(most)]
