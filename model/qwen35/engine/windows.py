@@ -44,9 +44,9 @@ class Windows:
         count = max(1, int((whole.end - whole.start) / seconds + _ROUNDS))
         if count > MOST:
             raise InputError(
-                f"{part.clip.source}: lasts {whole.end - whole.start:,.0f} s and would be {count:,} windows, of "
-                f"which there may be {MOST:,}; its time stamps may be damaged. Choose longer windows "
-                "(--window) or an end (--end).",
+                f"{part.clip.source}: lasts {whole.end - whole.start:,.0f} s and would be {count:,} windows; "
+                f"there may be {MOST:,}. Its time stamps may be damaged. Choose longer windows (--window) or "
+                "an end (--end).",
                 path=part.clip.source,
             )
         borders = [*(whole.start + number * seconds for number in range(count)), whole.end]
