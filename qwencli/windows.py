@@ -33,6 +33,12 @@ class WindowChoice:
             raise UsageError(
                 "--window is for a single question: a conversation (-c, --chat) would hold the video whole."
             )
+        from qwen35.engine.windows import LEAST_S
+
+        if seconds < LEAST_S:
+            raise UsageError(
+                f"A window of {seconds:g} s is too short. Choose {LEAST_S:g} s or more (--window)."
+            )
         choice = cls(seconds, in_each)
         choice.check(has_form=has_form)
         return choice

@@ -58,6 +58,7 @@ class Film:
     """A `messages.Clip` that is drawn when it is looked at."""
 
     source, sha256 = "drawn", "0" * 64
+    starts = None
 
     def __init__(self, shot: Shot, draw: Callable[[float], np.ndarray]) -> None:
         """`draw` gives the picture (height, width, 3) of a time in seconds."""

@@ -33,6 +33,7 @@ class Clip(Protocol):
     duration: float  # seconds
     fps: float  # frames a second, on the average
     num_frames: int
+    starts: np.ndarray | None  # (num_frames,) seconds when each is shown; None: at the constant rate `fps`
 
     @property
     def sha256(self) -> str:

@@ -1,6 +1,7 @@
 """Clips made of pictures, by Pillow: GIF, animated WebP, PNG and AVIF."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,7 @@ class PictureClip:
         self.duration = timeline.duration
         self.fps = timeline.fps
         self.num_frames = timeline.num_frames
+        self.starts = timeline.varying
         self._timeline = timeline
         self._read = read
         self._bad: set[int] = set()
@@ -65,18 +67,22 @@ class PictureClip:
         return (f"{self.source}: {which} cannot be decoded; the last good one stands in place",)
 
 
-def open_animation(source: Source) -> PictureClip | None:
+def open_animation(source: Source, notify: Callable[[str], None]) -> PictureClip | None:
     """None for a picture that does not move, and for one that cannot be opened at all."""
     try:
         image = open_picture(source)
         first = int(getattr(image, "default_image", False))  # an APNG's picture for those that know no APNG
-        if image.format not in _ANIMATED or getattr(image, "n_frames", 1) - first < 2:
+        promised = _num_promised(source)
+        if image.format not in _ANIMATED or (promised is not None and promised - first < 2):
             return None
         durations = _durations(image, first)
     except MemoryError:
         raise
     except Exception:  # whatever Pillow's parsers trip over: `decode_image` says it in plain words
         return None
+    if promised is None or len(durations) < promised - first:
+        there = "1 frame is" if len(durations) == 1 else f"{len(durations):,} frames are"
+        notify(f"{source.name}: is damaged or cut off: {there} there")
     ends = np.cumsum(durations) / 1000
     timeline = Timeline(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
 
@@ -88,13 +94,25 @@ def open_animation(source: Source) -> PictureClip | None:
     return PictureClip(source.name, source.sha256, (image.height, image.width), timeline, read)
 
 
+def _num_promised(source: Source) -> int | None:
+    """How many frames the file says, or shows on a way through it, that it has; None where it is damaged."""
+    try:
+        return getattr(open_picture(source), "n_frames", 1)
+    except MemoryError:
+        raise
+    except Exception:
+        return None
+
+
 def _durations(image: "ImageFile", first: int) -> list[float]:
     """Of all frames, in ms; up to where the file is damaged, but at least of one."""
     durations: list[float] = []
-    for number in range(first, getattr(image, "n_frames", 1)):
+    for number in count(first):
         try:
             image.seek(number)
             image.load()  # WebP tells a frame's duration no earlier
+        except EOFError:
+            break
         except Exception:
             if not durations:
                 raise

@@ -1,5 +1,6 @@
 """Inputs as the parts of a message: the one place that knows every kind of input."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,12 +97,14 @@ class Attacher:
     def _attach_folder(self, spec: str, folder: Path) -> list[Attachment]:
         """The usable files directly in `folder`, by name; hidden files and folders do not count."""
         try:
-            files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+            found = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
         except OSError as error:
             raise InputError(f"{spec}: cannot be read ({error.strerror}).", path=spec) from None
+        files = sorted(found, key=_by_number)
         if len(files) > MAX_FOLDER_FILES:
             raise InputError(
-                f"{spec}: holds {len(files)} files; at most {MAX_FOLDER_FILES} go into one question.",
+                f"{spec}: holds {len(files)} files; at most {MAX_FOLDER_FILES} go into one question. Frames "
+                f"of a video may be more: name them by a pattern, such as {folder / 'frame%04d.png'}.",
                 path=spec,
             )
         taken, skipped = [], []
@@ -136,7 +139,7 @@ class Attacher:
             from qwencli.media.animation import open_animation
             from qwencli.media.image import decode_pages
 
-            moving = open_animation(source)
+            moving = open_animation(source, self.notify)
             if moving:
                 parts = (VideoPart(moving, self.sampling),)
             else:
@@ -165,6 +168,12 @@ class Attacher:
 
 # Names are not believed, but a web page saved under a picture's name is worth a word.
 _NEVER_TEXT = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".pdf")
+
+
+def _by_number(path: Path) -> list[tuple[str, int]]:
+    """A key that sorts f2.png before f10.png."""
+    words = re.split(r"([0-9]+)", path.name)
+    return [*zip(words[::2], [*map(int, words[1::2]), 0], strict=True)]
 
 
 def _folder_note(spec: str, num_taken: int, skipped: list[str]) -> str:

@@ -1,8 +1,8 @@
 """Which frames a video file holds, told from its packets without decoding one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -54,32 +54,24 @@ def read_index(container: "InputContainer", stream: "VideoStream", beat: Beat) -
 
     Told by its packets, or by the container's own table where that is enough.
     """
-    import av
-
     shown: list[tuple[int | None, int | None, bool]] = []
     num_packets = last_duration = 0
     last_stamp: int | None = None
     is_vp8 = stream.codec_context.name == "vp8"
-    packets, first = container.demux(stream), []
-    try:
-        for packet in islice(packets, _CHECKED_PACKETS):
-            beat()
-            first.append(packet)
-        if (table := _table_of(container, stream, first)) is not None:
-            return table
-        for packet in chain(first, packets):
-            beat()
-            if packet.size == 0:
-                continue
-            num_packets += 1
-            # Packets before an edit list's beginning are decoded, but not shown.
-            if packet.is_discard or (is_vp8 and not _is_shown_vp8(packet)):
-                continue
-            shown.append((packet.pts, packet.dts, packet.is_keyframe))
-            if packet.pts is not None and (last_stamp is None or packet.pts >= last_stamp):
-                last_stamp, last_duration = packet.pts, packet.duration or 0
-    except (av.error.FFmpegError, EOFError):
-        pass  # what was read up to here is what there is
+    packets = _packets(container, stream, beat)
+    first = [*islice(packets, _CHECKED_PACKETS)]
+    if (table := _table_of(container, stream, first)) is not None:
+        return table
+    for packet in chain(first, packets):
+        if packet.size == 0:
+            continue
+        num_packets += 1
+        # Packets before an edit list's beginning are decoded, but not shown.
+        if packet.is_discard or (is_vp8 and not _is_shown_vp8(packet)):
+            continue
+        shown.append((packet.pts, packet.dts, packet.is_keyframe))
+        if packet.pts is not None and (last_stamp is None or packet.pts >= last_stamp):
+            last_stamp, last_duration = packet.pts, packet.duration or 0
     if not shown:
         return None
     # Other containers count fields, or guess.
@@ -88,10 +80,22 @@ def read_index(container: "InputContainer", stream: "VideoStream", beat: Beat) -
     unit = float(stream.time_base or 0)
     if _has_stamps(container, stream, shown) and unit:
         return _by_stamps(shown, last_duration, unit, num_missing)
-    seconds = float((stream.duration or 0) * unit)
+    seconds = 0.0 if _begins_anew(shown) else float((stream.duration or 0) * unit)
     rate = len(shown) / seconds if seconds else float(stream.average_rate or _FALLBACK_FPS)
     timeline = Timeline(np.arange(len(shown)) / rate, len(shown) / rate)
     return FrameIndex(timeline, None, np.zeros(0, np.int64), np.zeros((0, 2), np.int64), num_missing)
+
+
+def _packets(container: "InputContainer", stream: "VideoStream", beat: Beat) -> "Iterator[Packet]":
+    """To the end, or to what is damaged."""
+    import av
+
+    try:
+        for packet in container.demux(stream):
+            beat()
+            yield packet
+    except (av.error.FFmpegError, EOFError, IndexError):  # the last one at the end, of streams that came late
+        return
 
 
 def _table_of(container: "InputContainer", stream: "VideoStream", first: "list[Packet]") -> FrameIndex | None:
@@ -136,7 +140,13 @@ def _has_stamps(
     """
     if "avi" in container.format.name.split(",") and stream.codec_context.has_b_frames:
         return False
-    return all(pts is not None for pts, _, _ in shown)
+    return all(pts is not None for pts, _, _ in shown) and not _begins_anew(shown)
+
+
+def _begins_anew(shown: Sequence[tuple[int | None, int | None, bool]]) -> bool:
+    """Whether time goes back: files that were put one behind the other, whose frames would be mixed."""
+    dts = [dts for _, dts, _ in shown if dts is not None]
+    return any(later < sooner for sooner, later in pairwise(dts))
 
 
 def _by_stamps(

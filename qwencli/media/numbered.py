@@ -15,6 +15,7 @@ from qwencli.media.source import Source, read_path
 if TYPE_CHECKING:
     import numpy as np
 
+    from qwen35.messages import ImagePart
     from qwencli.media.animation import PictureClip
 
 # Files say nothing of time. They are taken as what a model samples a video at, so that each is seen.
@@ -47,13 +48,14 @@ def open_numbered(spec: str, notify: Callable[[str], None]) -> "tuple[PictureCli
         raise InputError(
             f"{spec}: names {len(files):,} files; at most {MAX_NUMBERED:,} make a clip.", path=spec
         )
-    notify(f"{spec}: {len(files)} pictures, taken as a clip of {NUMBERED_FPS:g} frames a second")
+    pictures = "1 picture" if len(files) == 1 else f"{len(files)} pictures"
+    notify(f"{spec}: {pictures}, taken as a clip of {NUMBERED_FPS:g} frames a second")
     digest, size_bytes = hashlib.sha256(), 0
     for file in files:
         source = _picture_at(file)
         digest.update(bytes.fromhex(source.sha256))
         size_bytes += source.size_bytes
-    size = decode_image(_picture_at(files[0]), notify).pixels.shape[:2]
+    size = _first_good(files, notify).pixels.shape[:2]
     starts = np.arange(len(files)) / NUMBERED_FPS
 
     def read(numbers: Sequence[int]) -> "Iterator[np.ndarray | None]":
@@ -67,14 +69,27 @@ def open_numbered(spec: str, notify: Callable[[str], None]) -> "tuple[PictureCli
     return PictureClip(spec, digest.hexdigest(), (size[0], size[1]), timeline, read), size_bytes
 
 
+def _first_good(files: Sequence[Path], notify: Callable[[str], None]) -> "ImagePart":
+    """The first picture that can be decoded. Raises InputError for the first one where there is none."""
+    from qwencli.media.image import decode_image
+
+    trouble: InputError | None = None
+    for file in files:
+        try:
+            return decode_image(_picture_at(file), notify)
+        except InputError as error:
+            trouble = trouble or error
+    assert trouble is not None, "no file was named"
+    raise trouble
+
+
 def _numbered_files(spec: str) -> list[Path]:
     path = Path(spec).expanduser()
     if not (match := _NUMBER.search(path.name)):  # a number in a folder's name is none of a frame
         return []
-    digits = r"\d+" if match[1] is None else rf"\d{{{int(match[1])},}}"
-    name = re.compile(
-        re.escape(path.name[: match.start()]) + f"({digits})" + re.escape(path.name[match.end() :])
-    )
+    digits = r"0|[1-9]\d*" if match[1] is None else rf"\d{{{int(match[1])},}}"
+    suffix = f"(?i:{re.escape(path.name[match.end() :])})"  # cameras write .JPG
+    name = re.compile(re.escape(path.name[: match.start()]) + f"({digits})" + suffix)
     try:
         found = [(int(m[1]), file) for file in path.parent.iterdir() if (m := name.fullmatch(file.name))]
     except OSError:

@@ -1,6 +1,7 @@
 """When each frame of a clip is shown."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -10,7 +11,7 @@ _TOLERANCE_S = 0.005
 _TOLERANCE_FRAMES = 0.1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Timeline:
     """`starts` (F,) float64: seconds from the beginning, ascending, the first one 0."""
 
@@ -25,7 +26,20 @@ class Timeline:
     def fps(self) -> float:
         return self.num_frames / self.duration
 
+    @cached_property
+    def varying(self) -> np.ndarray | None:
+        """`starts`; None where the rate is constant, and what is beside it no more than rounding."""
+        misses = np.abs(self.starts - np.arange(self.num_frames) / self.fps)
+        return self.starts if misses.max() > self._tolerance else None
+
     def at(self, time: float) -> int:
         """The number of the frame that is shown at `time` seconds; before and after all, the nearest one."""
-        tolerance = min(_TOLERANCE_S, _TOLERANCE_FRAMES / self.fps)
-        return max(0, int(np.searchsorted(self.starts, time + tolerance, side="right")) - 1)
+        number = max(0, int(np.searchsorted(self.starts, time + self._tolerance, side="right")) - 1)
+        # Of frames that follow each other in less than the tolerance, the one that is meant.
+        while number and self.starts[number] - time > abs(time - self.starts[number - 1]):
+            number -= 1
+        return number
+
+    @property
+    def _tolerance(self) -> float:
+        return min(_TOLERANCE_S, _TOLERANCE_FRAMES / self.fps)

@@ -46,6 +46,7 @@ class VideoClip:
         self.duration = index.timeline.duration
         self.fps = index.timeline.fps
         self.num_frames = index.timeline.num_frames
+        self.starts = index.timeline.varying
         self.index = index
         self._file = source  # which may be a temporary one, and is there as long as this is
         self._stream = stream
@@ -121,9 +122,9 @@ class VideoClip:
             reader = _Reader(container, self._stream, self.index, frozenset(wanted), beat)
             for number in wanted:
                 found, frame = reader.read(number)
-                yield found, None if frame is None else frame.to_ndarray(format="rgb24")
+                yield found, None if frame is None else _pixels(frame)
             if found < 0 and (frame := reader.next_good()) is not None:
-                yield -1, frame.to_ndarray(format="rgb24")
+                yield -1, _pixels(frame)
 
     def _resized(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Upright, and of that (height, width)."""
@@ -193,11 +194,18 @@ class _Reader:
             self._seeks_by = way
             self._go_to(key[1][way])
             self._ahead = next(self._frames, None)
-            if self._ahead is not None and self._ahead[0] <= number:
+            if self._ahead is not None and self._ahead[0] <= number and self._is_key(self._ahead[0]):
                 return
         # This container leads astray. Then from the beginning, and never again.
         self._seeks_by, self._ahead = None, None
         self._go_to(int(self._index.key_places[0].min()))
+
+    def _is_key(self, number: int) -> bool:
+        """Whether that can be the first frame after a seek.
+
+        MPEG program streams give the first one of a pack another time stamp then.
+        """
+        return self._container.format.name != "mpeg" or bool(np.isin(number, self._index.keys))
 
     def _go_to(self, place: int) -> None:
         import av
@@ -227,7 +235,7 @@ class _Reader:
                     is_wanted = self._wanted is None or packet.pts in self._wanted or packet.size == 0
                     decoder.skip_frame = "DEFAULT" if is_wanted else "NONREF"
                 decoded = decoder.decode(packet if packet.size else None)
-            except EOFError:
+            except (EOFError, IndexError):  # the latter at the end, of streams that came late
                 return
             except av.error.FFmpegError:
                 if packet is None or packet.size == 0:
@@ -241,6 +249,15 @@ class _Reader:
 
     def _number_of(self, frame: "VideoFrame", last: int) -> int:
         return last + 1 if frame.pts is None else self._index.number_of(frame.pts)
+
+
+def _pixels(frame: "VideoFrame") -> np.ndarray:
+    """(height, width, 3) uint8 RGB, transparency on white."""
+    if not any(component.is_alpha for component in frame.format.components):
+        return frame.to_ndarray(format="rgb24")
+    pixels = frame.to_ndarray(format="rgba").astype(np.uint16)
+    alpha = pixels[:, :, 3:]
+    return ((pixels[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _undecodable(name: str) -> InputError:

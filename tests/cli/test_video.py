@@ -110,6 +110,7 @@ def test_settings_choose_frames_too_and_the_nearer_one_counts(
         (("--fps", 1, "--frames", 2), "Of --fps and --frames, only one can be given."),
         (("--start", 3, "--end", 2), "--end 2 is not after --start 3."),
         (("--video-tokens", "0"), "'0' is none of auto, model, or a number of tokens."),
+        (("--window", "0.5s"), "A window of 0.5 s is too short."),
         (("--each-window",), "--each-window needs --window TIME, such as --window 60s."),
         (("--window", "2s", "--chat", "new"), "--window is for a single question"),
         (("--window", "2s", "--each-window", "--choice", "yes,no"), "--each-window gives several answers"),
@@ -135,7 +136,6 @@ def test_what_cannot_be_used_is_one_line(invoke: Invoke, clip: Path) -> None:
         (("folder.mp4",), "folder.mp4: is a folder without a usable picture"),
         ((clip, "--start", "90"), "clip.mp4: it ends after 4.0 s"),
         ((clip, "--video-tokens", 1), "clip.mp4: one pair of its frames takes"),
-        ((clip, "--window", 0.2), "A window of 0.2 s is too short."),
     ):
         inputs, options = words[:1], words[1:]
         result = invoke("ask", "-q", *inputs, "what?", *options)

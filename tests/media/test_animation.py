@@ -25,10 +25,10 @@ def animated(path: Path, frames: list[np.ndarray], durations: list[int]) -> Path
     return path
 
 
-def opened(path: Path) -> PictureClip:
+def opened(path: Path, notes: list[str] | None = None) -> PictureClip:
     source = read_path(str(path))
     assert isinstance(source, Source)
-    clip = open_animation(source)
+    clip = open_animation(source, (notes if notes is not None else []).append)
     assert clip is not None
     return clip
 
@@ -64,7 +64,7 @@ def test_a_picture_that_does_not_move_stays_one(tmp_path: Path) -> None:
         Image.fromarray(counter(1)).save(path)
         source = read_path(str(path))
         assert isinstance(source, Source)
-        assert open_animation(source) is None
+        assert open_animation(source, print) is None
 
 
 def test_pages_of_a_tiff_are_no_clip(tmp_path: Path, notes: list[str]) -> None:
@@ -93,11 +93,16 @@ def test_what_is_transparent_is_white(tmp_path: Path) -> None:
     assert (red[5, 5].tolist(), white[5, 5].tolist()) == ([255, 0, 0], [255, 255, 255])
 
 
-def test_an_animation_that_is_cut_off_is_used_as_far_as_it_goes(tmp_path: Path) -> None:
-    path = animated(tmp_path / "a.gif", [counter(n) for n in range(12)], [100] * 12)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    clip = opened(path)
-    assert 3 < clip.num_frames <= 12
+@pytest.mark.parametrize("part", [0.55, 0.6, 0.65, 0.7])
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_an_animation_that_is_cut_off_is_used_as_far_as_it_goes(
+    suffix: str, part: float, tmp_path: Path, notes: list[str]
+) -> None:
+    path = animated(tmp_path / f"a{suffix}", [counter(n) for n in range(12)], [100] * 12)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    clip = opened(path, notes)
+    assert 3 < clip.num_frames < 12
+    assert notes == [f"{path}: is damaged or cut off: {clip.num_frames} frames are there"]
     times = [number / 10 for number in range(4)]
     assert [number_of(frame) for frame in clip.frames(times, (48, 80))] == [0, 1, 2, 3]
 
@@ -133,6 +138,21 @@ def test_a_numbered_file_that_is_damaged_is_replaced(tmp_path: Path, notes: list
     )
 
 
+def test_numbered_files_begin_with_a_damaged_one(tmp_path: Path, notes: list[str]) -> None:
+    for number in (1, 2):
+        Image.fromarray(counter(number)).save(tmp_path / f"{number}.png")
+    path = tmp_path / "1.png"
+    path.write_bytes(path.read_bytes()[:200])
+    (tmp_path / "2.png").rename(tmp_path / "2.PNG")
+    (tmp_path / "01.png").write_text("%d is not how this one is written")
+    clip, _ = open_numbered(f"{tmp_path}/%d.png", notes.append)
+    assert (clip.num_frames, clip.height, clip.width) == (2, HEIGHT, WIDTH)
+    assert [number_of(frame) for frame in clip.frames([0, 0.5], (48, 80))] == [2, 2]
+    path.unlink()
+    open_numbered(f"{tmp_path}/%d.png", notes.append)
+    assert notes[-1] == f"{tmp_path}/%d.png: 1 picture, taken as a clip of 2 frames a second"
+
+
 def test_names_that_are_no_pattern(tmp_path: Path) -> None:
     (tmp_path / "100%d.txt").write_text("a file of that name")
     for spec in (f"{tmp_path}/100%d.txt", f"{tmp_path}/%04d.png", "50% done", "a\0%d", "%d" * 9000):
@@ -154,6 +174,6 @@ def test_bytes_need_no_file() -> None:
 
     source = collect("stdin", [buffer.getvalue()])
     assert isinstance(source, Source)
-    clip = open_animation(source)
+    clip = open_animation(source, print)
     assert clip is not None
     assert clip.num_frames == 3

@@ -67,10 +67,18 @@ def test_a_folder_without_usable_files_is_refused(tmp_path: Path, notes: list[st
         attacher(notes).attach_all([str(tmp_path)])
 
 
+def test_files_of_a_folder_are_in_the_order_of_their_numbers(tmp_path: Path, notes: list[str]) -> None:
+    names = ["1.txt", "10.txt", "a.txt", "f1.txt", "f2.txt", "f10.txt", "f11.txt", "f11b.txt"]
+    for name in reversed(names):
+        (tmp_path / name).write_text("text")
+    attachments = attacher(notes).attach_all([str(tmp_path)])
+    assert [Path(attachment.source).name for attachment in attachments] == names
+
+
 def test_a_folder_of_too_many_files_is_refused(tmp_path: Path, notes: list[str]) -> None:
     for number in range(MAX_FOLDER_FILES + 1):
         (tmp_path / f"{number}.txt").touch()
-    with pytest.raises(InputError, match="holds 101 files; at most 100"):
+    with pytest.raises(InputError, match=r"holds 101 files; at most 100.*name them by a pattern"):
         attacher(notes).attach_all([str(tmp_path)])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.media.clips import counter, encode
+from tests.media.clips import counter, encode, opened
 
 NUM_VARIANTS = 60
 _DECODE = """
@@ -50,3 +50,10 @@ def test_flipped_bytes_never_hang_or_crash(name: str, tmp_path: Path) -> None:
     assert len(outcomes) == NUM_VARIANTS
     assert outcomes.count("decoded") > NUM_VARIANTS // 4
     assert done.stderr == ""
+
+
+def test_a_stream_that_appears_at_the_end_of_a_damaged_file_changes_nothing() -> None:
+    """PyAV stumbles over it when the file has ended: an IndexError."""
+    clip = opened(Path(__file__).with_name("late_stream.flv"))
+    assert clip.num_frames == 53
+    assert len([*clip.frames([0.0, clip.duration], (32, 64))]) == 2

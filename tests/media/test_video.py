@@ -12,6 +12,7 @@ import pytest
 from qwen35.errors import InputError
 from qwen35.processing.resize import resize_frame
 from qwencli.media.frame_index import FrameIndex, _table_of, read_index
+from qwencli.media.timeline import Timeline
 from qwencli.media.upright import Turn
 from qwencli.media.watchdog import watched as watched_work
 from tests.media.clips import COLOURS, all_times, colours_of, counter, encode, number_of, numbers, opened
@@ -140,6 +141,20 @@ def test_frames_are_chosen_by_time_where_the_rate_varies(tmp_path: Path) -> None
     assert clip.num_frames == 9
     assert clip.duration == pytest.approx(127 / 25, abs=0.05)
     assert numbers(clip, [0.0, 0.13, 1.0, 1.96, 2.0, 2.2, 4.9, 5.0]) == [0, 3, 3, 3, 4, 6, 6, 7]
+    assert clip.starts is not None
+    np.testing.assert_allclose(clip.starts, np.array(stamps) / 25, atol=1e-6)
+    assert numbers(clip, clip.starts.tolist()) == list(range(9))
+
+
+def test_rounded_time_stamps_are_those_of_a_constant_rate(tmp_path: Path) -> None:
+    clip = opened(encode(tmp_path / "clip.mkv", map(counter, range(100)), fps=30))  # in milliseconds
+    assert clip.starts is None
+    assert numbers(clip, all_times(clip)) == list(range(100))
+
+
+def test_frames_that_follow_each_other_at_once_are_told_apart() -> None:
+    times = Timeline(np.array([0.0, 0.001, 0.002, 1.0, 2.0]), 3.0)
+    assert [times.at(time) for time in (0.0, 0.001, 0.002, 0.998, 1.0, 2.5)] == [0, 1, 2, 3, 3, 4]
 
 
 def test_a_clip_of_three_hours(tmp_path: Path) -> None:

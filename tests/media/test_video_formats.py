@@ -1,5 +1,6 @@
 """Clips that the program ffmpeg has written, in the formats and with the oddities of the world."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from qwen35.errors import InputError
 from tests.media.clips import (
     COLOURS,
+    FPS,
     HEIGHT,
     WIDTH,
     all_times,
@@ -210,3 +212,55 @@ def test_what_is_there_of_a_file_that_is_cut_off_is_used(name: str, tmp_path: Pa
     assert 10 < clip.num_frames < _FRAMES
     found = numbers(clip, clip.index.timeline.starts[:10].tolist())
     assert found == list(range(10))
+
+
+@pytest.mark.parametrize("name", ["clip.ts", "clip.mpg"])
+def test_files_that_were_put_one_behind_the_other_are_shown_so(name: str, tmp_path: Path) -> None:
+    codec = "libx264" if name == "clip.ts" else "mpeg2video"
+    joined = b""
+    for first in (0, 100):
+        words = ["-c:v", codec, "-pix_fmt", "yuv420p", "-b:v", "4M", "-g", 12]
+        ffmpeg(*words, tmp_path / name, frames=map(counter, range(first, first + 40)))
+        joined += (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(joined)
+    clip = opened(tmp_path / name)
+    assert (clip.num_frames, clip.duration) == (80, pytest.approx(80 / 25))
+    assert numbers(clip, all_times(clip)) == [*range(40), *range(100, 140)]
+    assert numbers(clip, [0.4, 2.4]) == [10, 120]
+    assert clip.notes() == ()
+
+
+@pytest.mark.parametrize("name", ["clip.mpg", "clip.vob"])
+def test_distant_frames_of_a_program_stream_are_those_of_a_dense_reading(name: str, tmp_path: Path) -> None:
+    words = [
+        "-f",
+        "lavfi",
+        "-i",
+        "anoisesrc",
+        "-t",
+        8,
+        "-c:v",
+        "mpeg2video",
+        "-b:v",
+        "2M",
+        "-bf",
+        2,
+        "-g",
+        15,
+    ]
+    ffmpeg(*words, "-c:a", "mp2", tmp_path / name, frames=map(counter, range(200)))
+    clip = opened(tmp_path / name)
+    places = [*range(3, 200, 27)]
+    assert numbers(clip, [place / clip.fps for place in places]) == places
+    assert clip.notes() == ()
+
+
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    pixels = np.full((HEIGHT, WIDTH, 4), (200, 0, 0, 255), np.uint8)
+    pixels[:, WIDTH // 2 :, 3] = 0
+    shape = ["-f", "rawvideo", "-pix_fmt", "rgba", "-s", f"{WIDTH}x{HEIGHT}", "-r", FPS, "-i", "-"]
+    command = ["ffmpeg", "-v", "error", *shape, "-c:v", "png", tmp_path / "clip.mov"]
+    subprocess.run([*map(str, command)], input=pixels.tobytes() * 4, check=True, timeout=60)
+    (frame,) = opened(tmp_path / "clip.mov").frames([0.0], (HEIGHT, WIDTH))
+    assert frame[:, : WIDTH // 2].reshape(-1, 3).tolist() == [[200, 0, 0]] * (HEIGHT * WIDTH // 2)
+    assert (frame[:, WIDTH // 2 :] == 255).all()

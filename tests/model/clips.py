@@ -11,6 +11,8 @@ from qwen35.processing.resize import resize_frame
 class ArrayClip:
     """A `messages.Clip` of `pixels` (F, height, width, 3) uint8 at a constant rate, resized as all are."""
 
+    starts: np.ndarray | None = None
+
     def __init__(self, pixels: np.ndarray, fps: float = 25.0, source: str = "clip.mp4") -> None:
         self.pixels, self.fps, self.source = pixels, fps, source
         self.sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()

@@ -169,7 +169,8 @@ class _OnePass:
     def __init__(self, clip: Clip, plans: Sequence[VideoPlan]) -> None:
         self.source, self.sha256 = clip.source, clip.sha256
         self.height, self.width = clip.height, clip.width
-        self.duration, self.fps, self.num_frames = clip.duration, clip.fps, clip.num_frames
+        self.duration, self.fps = clip.duration, clip.fps
+        self.num_frames, self.starts = clip.num_frames, clip.starts
         self.notes = clip.notes
         self._clip, self._ahead = clip, [*plans]
         self._size = (0, 0)

@@ -12,6 +12,7 @@ from qwen35.processing.processor import Processor
 from qwen35.processing.video_plan import VideoPlan
 
 LEAST_S = 1.0  # of a window: two frames, as clips are sampled by default
+MOST = 100_000  # windows: a day of the shortest
 _ROUNDS = 0.5  # of a window: what is left over and shorter belongs to the last one
 
 
@@ -41,6 +42,13 @@ class Windows:
             )
         whole = processor.video.plan(part.clip, part.sampling)
         count = max(1, int((whole.end - whole.start) / seconds + _ROUNDS))
+        if count > MOST:
+            raise InputError(
+                f"{part.clip.source}: lasts {whole.end - whole.start:,.0f} s and would be {count:,} windows; "
+                f"there may be {MOST:,}. Its time stamps may be damaged. Choose longer windows (--window) or "
+                "an end (--end).",
+                path=part.clip.source,
+            )
         borders = [*(whole.start + number * seconds for number in range(count)), whole.end]
         return cls._of(processor, request, [*pairwise(borders)])
 

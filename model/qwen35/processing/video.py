@@ -36,6 +36,7 @@ DEFAULTS: Mapping[str, Any] = {
 UNKNOWN_FPS = 24.0  # of a clip that does not say, as the official processor assumes
 # Below this many tokens a pair, a cap takes frames away instead: the reference tool shows none smaller.
 LEAST_TOKENS = 128
+MOST_TIMES = 1_000_000  # of a clip that has fewer frames: beyond a damaged one there is no such wish
 
 
 def clip_size(
@@ -137,13 +138,14 @@ class VideoProcessor:
         start, end = sampling.start or 0.0, min(length, sampling.end or math.inf)
         if start >= end:
             raise InputError(f"it ends after {length:.1f} s, nothing of it lies from {start:g} s on.")
-        frames = _Frames.between(start, end if end < length else math.inf, rate, clip.num_frames)
+        frames = _Frames.between(clip, start, end, rate, is_whole=end >= length)
         times = self._choose(frames, start, end, sampling)
         natural = self._size(clip, len(times), math.inf)
         uncapped = Cap(len(times), natural, self._tokens(natural))
         if sampling.max_tokens is None:
             limit = self._budget(len(times))
             size = self._size(clip, len(times), limit)
+            limit *= PAIR * -(-len(times) // PAIR) / max(len(times), PAIR)  # an odd last frame stands twice
         else:
             limit = sampling.max_tokens * PAIR * self.factor**2
             num_frames, size = self._fit(clip, len(times), natural, sampling.max_tokens)
@@ -165,13 +167,18 @@ class VideoProcessor:
     ) -> tuple[float, ...]:
         """Times of at most so many frames in seconds, ascending."""
         if sampling.fps is not None:
-            fps = min(sampling.fps, frames.rate)
+            fps = min(sampling.fps, frames.highest_rate)
+            if (end - start) * fps > max(frames.total + 1, MOST_TIMES):
+                raise InputError(
+                    f"{end - start:,.0f} s at {fps:g} fps are too many frames; its time stamps may be "
+                    "damaged. Choose an end (--end), or fewer frames (--fps, --frames)."
+                )
             times = _grid(start, end, fps)
             return times if len(times) <= most else _grid(start, end, most / (end - start))[: int(most)]
         count = sampling.num_frames
         if count is None:
-            count = min(max(int(frames.count / frames.rate * self._fps), self._min_frames), self._max_frames)
-        return frames.spread(int(min(count, frames.count, most)))
+            count = min(max(int(frames.seconds * self._fps), self._min_frames), self._max_frames)
+        return frames.spread(int(min(count, len(frames.times), most)))
 
     def _fit(
         self, clip: Clip, num_frames: int, natural: tuple[int, int], max_tokens: int
@@ -183,7 +190,8 @@ class VideoProcessor:
             return num_frames, natural
         height, width = clip.height, clip.width
         size = clip_size(pairs * PAIR, height, width, self.factor, 0, max_tokens * per_token)
-        least = min(LEAST_TOKENS, self._tokens(natural))
+        budgeted = self._size(clip, num_frames, self._budget(num_frames))
+        least = min(LEAST_TOKENS, self._tokens(natural), self._tokens(budgeted))
         if pairs * self._tokens(size) <= max_tokens and self._tokens(size) >= least:
             return num_frames, size
         size = clip_size(PAIR, height, width, self.factor, 0, least * per_token)
@@ -199,6 +207,7 @@ class VideoProcessor:
         """The checkpoint's own most, in pixels over all frames."""
         if self._frame_cap is None:
             return self._max_pixels
+        num_frames = max(num_frames, PAIR)  # a single frame stands twice
         share = min(self._frame_cap * self.factor**2, self._max_pixels // num_frames)
         return max(share, int(self._min_pixels * 1.05)) * num_frames
 
@@ -247,33 +256,48 @@ class PlannedClip:
     def pair_key(self, index: int) -> bytes:
         """32 bytes that tell what a pair shows, without a look at it: the file, the times, the size."""
         assert self.clip.sha256, "a clip without a hash of its own would be taken for another"
-        digest = hashlib.sha256(b"pair\0" + self.clip.sha256.encode() + b"\0" + self.processor.digest)
+        digest = hashlib.sha256(b"pair 2\0" + self.clip.sha256.encode() + b"\0" + self.processor.digest)
         digest.update(np.array(self.plan.size, "<i4").tobytes())
         digest.update(np.array(self.plan.pair(index), "<f8").tobytes())
         return digest.digest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Frames:
-    """`count` frames of a clip from the `first` on, at a constant `rate` a second."""
+    """What is to be seen in a range of a clip, of `total` frames in all."""
 
-    first: int
-    count: int
-    rate: float
+    times: np.ndarray  # seconds, ascending: when one frame after the other comes
+    seconds: float  # that they last
+    highest_rate: float  # at which frames come anywhere in the clip
+    total: int
 
     @classmethod
-    def between(cls, start: float, end: float, rate: float, total: int) -> "_Frames":
-        """Those that begin in the seconds [start, end), or else the one that is shown then."""
-        first = min(math.ceil(start * rate - 1e-6), total - 1)
-        stop = total if end == math.inf else min(math.ceil(end * rate - 1e-6), total)
-        if stop <= first:
-            return cls(min(int(start * rate), total - 1), 1, rate)
-        return cls(first, stop - first, rate)
+    def between(cls, clip: Clip, start: float, end: float, rate: float, *, is_whole: bool) -> "_Frames":
+        """The frames that begin in the seconds [start, end), and before them the one that stands at `start`.
+
+        That one only where it stands alone, or for longer than a frame usually does. A range that `is_whole`
+        goes to the last frame, whenever that is.
+        """
+        total, starts = clip.num_frames, clip.starts
+        if starts is None:
+            first = math.ceil(start * rate - 1e-6)
+            stop = total if is_whole else min(math.ceil(end * rate - 1e-6), total)
+            times, highest_rate = np.arange(first, stop) / rate, rate
+        else:
+            first, stop = np.searchsorted(starts, (start - 1e-6, end - 1e-6)).tolist()
+            times, highest_rate = (
+                starts[first : total if is_whole else stop],
+                1 / float(np.diff(starts).min()),
+            )
+        if not len(times) or times[0] - start > 1.001 / rate:
+            times = np.concatenate([[start], times])
+        seconds = len(times) / rate if starts is None else end - start
+        return cls(times, seconds, highest_rate, total)
 
     def spread(self, count: int) -> tuple[float, ...]:
-        """Times of `count` of them, evenly from the first to the last."""
-        places = np.linspace(0, self.count - 1, count).round().astype(int)
-        return tuple((self.first + place) / self.rate for place in places.tolist())
+        """Of `count` of them, evenly from the first to the last."""
+        places = np.linspace(0, len(self.times) - 1, count).round().astype(int)
+        return tuple(self.times[places].tolist())
 
 
 def _grid(start: float, end: float, fps: float) -> tuple[float, ...]:

@@ -277,6 +277,9 @@ def test_what_cannot_be_walked_through_is_refused(model: Path) -> None:
             Windows.plan(processor, Request(tuple(messages)), 60)
     with pytest.raises(InputError, match="too short"):
         Windows.plan(processor, Request((user(video, "?"),)), 0.5)
+    broken = LongClip(3, 64, 96, 3 / 4.6e12)
+    with pytest.raises(InputError, match="Its time stamps may be damaged"):
+        Windows.plan(processor, Request((user(VideoPart(broken), "?"),)), 60)
 
 
 def test_what_is_wrong_with_an_answer_is_not_asked_again_where_its_window_has_gone_by(

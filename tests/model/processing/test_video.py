@@ -19,7 +19,9 @@ from benchmarks.synthetic import SIZES, config_json
 from qwen35.config import ModelConfig, VisionConfig
 from qwen35.errors import CheckpointError, InputError
 from qwen35.messages import Sampling
+from qwen35.processing.processor import Processor
 from qwen35.processing.video import DEFAULTS, VideoProcessor, clip_size
+from tests.model.cache.saved import MINI
 from tests.model.clips import ArrayClip, LongClip, clip
 from tests.model.reference import PATCH_VALUES
 
@@ -100,6 +102,22 @@ def test_a_cap_for_each_frame_is_the_official_one(vision: VisionConfig) -> None:
     plan = capped.plan(LongClip(50, 1080, 1920, 25.0))
     assert plan.size == (640, 1152)
     assert plan.num_tokens == 1440
+    for num_frames in (1, 2, 3):  # a single frame, and an odd last one, stand twice
+        short = capped.plan(LongClip(num_frames, 1080, 1920, 1.0))
+        assert short.size == (640, 1152)
+        assert short.num_tokens <= short.max_tokens == 768 * short.num_pairs
+
+
+@pytest.mark.parametrize(("max_tokens", "least"), [(240, 8), (200, 8), (120, 8), (60, 4), (30, 2)])
+def test_a_cap_leaves_the_frames_that_the_checkpoint_makes_small(max_tokens: int, least: int) -> None:
+    processor = Processor.from_folder(MINI)
+    assert processor.video is not None
+    moves = LongClip(40, 240, 320, 10.0)
+    own = processor.video.plan(moves)
+    assert (len(own.times), own.num_tokens) == (8, 120)
+    plan = processor.video.plan(moves, Sampling(max_tokens=max_tokens))
+    assert len(plan.times) >= least
+    assert plan.num_tokens <= max_tokens
 
 
 @pytest.mark.parametrize("num_frames", [2, 3, 4, 7, 1])
@@ -146,7 +164,37 @@ def test_a_range_takes_its_share_of_the_frames(processor: VideoProcessor) -> Non
     first = [50 + index for index in official_indices(100, 25.0)]
     assert plan.times == tuple(index / 25 for index in first)
     between = processor.plan(LongClip(4, 64, 64, 0.5), Sampling(start=2.5, end=3.0))
-    assert between.times == (2.0,)  # the frame that is shown then
+    assert between.times == (2.5,)  # when the second frame is shown
+
+
+def slides(*starts: float, duration: float) -> ArrayClip:
+    """One whose frames begin then."""
+    shown = clip(len(starts), 64, 64, fps=len(starts) / duration)
+    shown.starts = np.array(starts)
+    return shown
+
+
+def test_frames_at_a_varying_rate_are_those_of_the_range_with_their_own_times(
+    processor: VideoProcessor,
+) -> None:
+    shown = slides(0.0, 1.0, 2.0, 3.0, duration=30.0)
+    assert processor.plan(shown).times == (0.0, 1.0, 2.0, 3.0)
+    assert processor.plan(shown, Sampling(num_frames=2)).times == (0.0, 3.0)
+    assert processor.plan(shown, Sampling(start=1.0, end=3.0)).times == (1.0, 2.0)
+    assert processor.plan(shown, Sampling(start=10.0, end=12.0)).times == (10.0,)  # of the last picture
+    # A picture that stands for long when the range begins is shown before those that begin in it.
+    long = slides(0.0, 35.0, 36.0, duration=40.0)
+    assert processor.plan(long, Sampling(start=10.0)).times == (10.0, 35.0, 36.0)
+
+
+def test_a_rate_is_kept_where_frames_stand_longer(processor: VideoProcessor) -> None:
+    shown = slides(0.0, 1.0, 2.0, 3.0, duration=30.0)
+    assert processor.plan(shown, Sampling(fps=1.0)).times == tuple(range(30))
+    assert len(processor.plan(shown, Sampling(fps=25.0)).times) == 30  # no frames come faster than these
+    broken = slides(0.0, 0.04, 4.6e12, duration=4.6e12 + 1)
+    assert processor.plan(broken).times == (0.0, 0.04, 4.6e12)
+    with pytest.raises(InputError, match="too many frames; its time stamps may be damaged"):
+        processor.plan(broken, Sampling(fps=2.0))
 
 
 def test_a_cap_makes_frames_smaller_and_then_fewer(processor: VideoProcessor) -> None:
