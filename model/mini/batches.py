@@ -23,6 +23,7 @@ from mini.curriculum import Curriculum
 from mini.document_labels import find_shapes, label_marks, label_sources
 from mini.documents import draw_grid
 from mini.labels import ASKED, Question, Sample
+from mini.outside_questions import decline_print
 from mini.prompt import IMAGE, render, write_clip
 from mini.sample import SYSTEM_MESSAGES, make_sample
 from mini.scenes import make_detail
@@ -33,7 +34,8 @@ from qwen35.processing.positions import mrope_positions
 from qwen35.processing.video_plan import VideoPlan
 
 IGNORE = -100
-NUM_CLIP_QUESTIONS = 8
+NUM_CLIP_QUESTIONS = 5
+CLIPS_FOR_ONE = 2  # as with pages: what is new where a pair ends is learnt from many pairs
 # Their answers are long: rather more pages than more questions about each.
 DOCUMENTS_FOR_ONE, NUM_DOCUMENT_QUESTIONS = 2, 1
 LONG_CLIPS = 0.4  # more of them than are asked for when the model is measured
@@ -130,7 +132,10 @@ class BatchMaker:
             count = curriculum.num_questions(world, progress)
             size = self._size_near(drawn, rng)
             seed = curriculum.seed(index * 1000 + picture)
-            samples.append(make_sample(world, seed, split, size, count, difficulty))
+            sample = make_sample(world, seed, split, size, count, difficulty)
+            if not curriculum.reads:
+                decline_print(sample, rng)
+            samples.append(sample)
         return self.collate(samples, grid, system, with_patches=curriculum.stage != "language")
 
     def _clips(self, rng: random.Random, curriculum: Curriculum, index: int, split: str) -> Batch:
@@ -142,7 +147,7 @@ class BatchMaker:
         )
         assert first.clip is not None
         _, height, width = self._clip_grid(first.clip.plan)
-        count = curriculum.num_pictures((first.clip.plan.num_pairs * height, width))
+        count = CLIPS_FOR_ONE * curriculum.num_pictures((first.clip.plan.num_pairs * height, width))
         seeds = [curriculum.seed(index * 1000 + clip) for clip in range(1, count)]
         others = [
             make_sample("clip", seed, split, num_questions=NUM_CLIP_QUESTIONS, shot=shot) for seed in seeds

@@ -8,10 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from mini.cells import Cells, inside_of, label_cells
-from mini.labels import PairLabels, Question, Sample, ShownClip
+from mini.labels import PairLabels, Question, Sample, Shape, ShownClip
+from mini.scene_questions import COLOURS
 
 # What the tokens of a clip may be asked for, and how many different values there are.
-NOTICED = {"pair": 6, "second": 20, "count": 5}
+NOTICED = {"pair": 6, "second": 20, "count": 5, "new": 4}
+SHOWN = tuple(f"{when} {colour}" for when in ("has", "had") for colour in COLOURS)
+NOTICED |= dict.fromkeys(SHOWN, 2)  # whether a pair shows that colour, and whether the one before did
+# What is new since the pair before; 0 is nothing, and so is what moves.
+COMES, TURNS, GOES = 1, 2, 3
 UNKNOWN = -100  # as `IGNORE` of `batches.py`
 
 
@@ -37,14 +42,18 @@ class ClipLabels:
         return Cells(np.concatenate([c.values for c in cells]), np.concatenate([c.is_sure for c in cells]))
 
     def noticed(self) -> np.ndarray:
-        """Labels (length, NOTICED): of a shape their pair and second, where a pair ends its count as well."""
+        """Labels (length, NOTICED): of a shape its pair and second, and what is new; where a pair ends its
+        count as well, and the colours that it and the one before show."""
         labels = np.full((self.length, len(NOTICED)), UNKNOWN)
         for number, pair in enumerate(self.clip.pairs):
             count = sum(shape is not None for shape in pair.shapes)
             second = pair.second if pair.second < NOTICED["second"] else UNKNOWN
+            before = self.clip.pairs[max(number - 1, 0)]
+            new = [what_is_new(*shapes) for shapes in zip(before.shapes, pair.shapes, strict=True)]
             for shape in range(len(pair.shapes)):
-                labels[self._shape(number, shape), :2] = number, second
-            labels[self.ends[number]] = number, second, count
+                labels[self._shape(number, shape), :4] = number, second, UNKNOWN, new[shape]
+            shown = [*colours_of(pair), *(colours_of(before) if number else [0] * len(COLOURS))]
+            labels[self.ends[number]] = number, second, count, max(new), *shown
         return labels
 
     def looks(self, question: Question) -> np.ndarray:
@@ -54,7 +63,7 @@ class ClipLabels:
             numbers = question.looks_at or range(len(self.clip.pairs[pair].shapes))
             for number in numbers:
                 looks[part, self._shape(pair, number)] = True
-            if not looks[part].any():
+            if question.looks_at_end or not looks[part].any():
                 looks[part, self.ends[pair]] = True
         return looks
 
@@ -64,3 +73,15 @@ class ClipLabels:
         if shape is None:
             return self.places[pair, :0]
         return self.places[pair, inside_of(shape, self.clip.plan.original_size, self.grid).flatten()]
+
+
+def colours_of(pair: PairLabels) -> list[int]:
+    """By colour, whether the pair shows it."""
+    shown = {shape.colour for shape in pair.shapes if shape is not None}
+    return [int(colour in shown) for colour in COLOURS]
+
+
+def what_is_new(before: Shape | None, now: Shape | None) -> int:
+    if (before is None) != (now is None):
+        return GOES if now is None else COMES
+    return TURNS if before and now and before.colour != now.colour else 0

@@ -144,11 +144,15 @@ class ClipAsker:
         pairs: Sequence[int] = (),
         looks_at: Sequence[int] = (),
         second_part: int = 0,
+        looks_at_end: bool = False,
         **words: str,
     ) -> Question:
         """`asked` are the kind and colour that the question names; see `Question` for what follows."""
         question = vary(self.rng.choice(phrasings).format(**words), self.rng)
-        return Question(question, answer, task, None, REASONING, (*asked, ""), pairs, looks_at, second_part)
+        named = (*asked, "")
+        return Question(
+            question, answer, task, None, REASONING, named, pairs, looks_at, second_part, looks_at_end
+        )
 
     def happens(self) -> Question:
         """What there is at first, then what there is at the end: whoever reads it sees what has happened."""
@@ -253,27 +257,27 @@ class ClipAsker:
         return self.make("count", COUNT_THEN, answer, (kind, ""), [pair], numbers, these=these, then=then)
 
     def when(self) -> Question | None:
-        """The second of the first pair that shows what is new, or of the last that shows what goes then."""
+        """The second of the first pair that shows what is new, or no longer what was there."""
         if self.story not in ("turns", "appears", "disappears"):
             return None
         shapes = [pair.shapes[0] for pair in self.pairs]
         if self.story == "disappears":
-            pair = shapes.index(None) - 1
-            word = "After"
+            pair = shapes.index(None)
         else:
             last = self.last_colour()
             pair = next(number for number, shape in enumerate(shapes) if shape and shape.colour == last)
-            word = "At"
         second = self.pairs[pair].second
         if second == 0:
             return None
-        answer = f"{word} {second} second{'s' * (second != 1)}."
+        answer = f"At {second} second{'s' * (second != 1)}."
         if self.rng.random() < 0.3:
-            return self.make("when", WHEN_ANY, answer, pairs=[pair], looks_at=(0,))
+            return self.make("when", WHEN_ANY, answer, pairs=[pair], looks_at=(0,), looks_at_end=True)
         kind, colour, it = self.actor.kind, "", self.actor.kind
         if self.rng.random() < 0.3:
             colour = self.actor.colour
             it = f"{spoken_colour(colour, self.rng)} {kind}"
         do, does = DOES.get(self.story, (f"turn {self.last_colour()}", f"turns {self.last_colour()}"))
         asked = kind, colour or (self.last_colour() if self.story == "turns" else "")
-        return self.make("when", WHEN, answer, asked, [pair], (0,), it=it, do=do, does=does)
+        return self.make(
+            "when", WHEN, answer, asked, [pair], (0,), looks_at_end=True, it=it, do=do, does=does
+        )

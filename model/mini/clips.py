@@ -25,7 +25,7 @@ from qwen35.processing.video_plan import VideoPlan
 
 NUM_FRAMES = {4: 3, 5: 1, 6: 3, 7: 1, 8: 4, 10: 2, 12: 2}  # that are shown, with their weights
 FRAME_RATES = (4, 5, 8, 10, 12, 15, 24, 25, 30)
-STORIES = {"moves": 6, "turns": 4, "appears": 3, "disappears": 3, "counts": 3, "nothing": 2}
+STORIES = {"moves": 6, "turns": 7, "appears": 3, "disappears": 3, "counts": 3, "nothing": 2}
 OUTSIDE_SHARE = 0.08
 
 

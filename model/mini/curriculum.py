@@ -17,8 +17,8 @@ class Curriculum:
 
     stage: Stage
     tokens_per_step: int  # picture tokens: decides how many pictures of a size make a batch
-    # Without it print is shown just so that it is told from shapes: on two cores its characters were not
-    # learnt within an hour, and cost the shapes half of their time.
+    # Without it print is shown just so that it is told from shapes, and what it says is declined: on two
+    # cores its characters were not learnt within an hour, and cost the shapes half of their time.
     reads: bool = True
     clips: float = 0.0  # the share of batches with clips, of the stage `together`
     documents: float = 0.0  # and of those without clips, that of batches with documents
@@ -62,6 +62,8 @@ class Curriculum:
             return {"scene": 0.45, "text": 0.25, "receipt": 0.15, "outside": 0.15, "talk": 0.0}
         if self._is_first_words(progress):
             return {"scene": 0.9, "text": 0.0, "receipt": 0.0, "outside": 0.05, "talk": 0.05}
+        if not self.reads and self.stage == "together":
+            return {"scene": 0.55, "text": 0.12, "receipt": 0.06, "outside": 0.12, "talk": 0.15}
         if not self.reads or (self.stage == "language" and progress < 0.6):
             return {"scene": 0.7, "text": 0.12, "receipt": 0.04, "outside": 0.09, "talk": 0.05}
         return {"scene": 0.5, "text": 0.2, "receipt": 0.16, "outside": 0.09, "talk": 0.05}

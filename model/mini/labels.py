@@ -19,8 +19,9 @@ class Question:
     A question with `reasoning` is asked in thinking mode: the target holds the reasoning, then the answer.
     `asked` are the kind, colour and place that it names, "" for those that it does not. Of a clip, the
     answer lies in the shapes of these numbers (`looks_at`; in none: in all that it shows) in one of its
-    `pairs` of frames; with two, in the second from the character `second_part` of the answer on. Of a
-    document, each character of the answer and its end have their `sources`.
+    `pairs` of frames; with two, in the second from the character `second_part` of the answer on. With
+    `looks_at_end` it also lies where that pair ends: what is gone is known there alone. Of a document,
+    each character of the answer and its end have their `sources`.
     """
 
     question: str
@@ -32,6 +33,7 @@ class Question:
     pairs: Sequence[int] = ()
     looks_at: Sequence[int] = ()
     second_part: int = 0
+    looks_at_end: bool = False
     sources: Sequence[Source] = ()
 
 

@@ -2,14 +2,14 @@
 
 import random
 
-from mini.labels import Question
+from mini.labels import Question, Sample
 from mini.phrasing import vary
 from mini.words import WORDS, read_list
 
 OUTSIDE = (
-    "I am a small built-in model: "
-    "I can only describe simple shapes, read short printed text and read receipts."
+    "I am a small built-in model: I only know simple shapes, short clips of them, and pages in block letters."
 )
+UNDERSTOOD = ("absent", "talk", "outside")  # tasks whose answers are the same where print is not read
 
 # Of no picture, or of any picture.
 OUTSIDE_QUESTIONS = read_list("outside_questions")
@@ -44,3 +44,13 @@ def fill(template: str, rng: random.Random) -> str:
 
 def decline(question: str, rng: random.Random) -> Question:
     return Question(vary(question, rng), OUTSIDE, "outside", reasoning="This is outside of what I know.")
+
+
+def decline_print(sample: Sample, rng: random.Random) -> None:
+    """What asks for printed words and numbers is declined, of a model that does not learn to read them."""
+    if sample.world not in ("text", "receipt"):
+        return
+    for index, question in enumerate(sample.questions):
+        counts_lines = sample.world == "text" and question.task in ("describe", "count_lines")
+        if question.task not in UNDERSTOOD and not counts_lines:
+            sample.questions[index] = decline(question.question, rng)

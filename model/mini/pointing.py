@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from mini.batches import IGNORE, Pictures, Rows
 from mini.cells import COLUMNS, NUM_VALUES
-from mini.clip_labels import NOTICED
+from mini.clip_labels import NOTICED, SHOWN
+from mini.codes import found_loss
 from mini.labels import ASKED
 from qwen35.network.attention import GatedAttention, KeyValues
 from qwen35.network.model import Qwen35
@@ -71,8 +72,15 @@ class Pointing(nn.Module):
             known = labels != IGNORE
             if known.any():
                 logits, labels = read(self._seen.x[known]), labels[known]
-                losses.append(F.cross_entropy(logits, labels))
-                figures[name] = (logits.argmax(-1) == labels).float().mean().item()
+                # Of most pairs nothing is new; what is, is hard to learn.
+                weight, loss = (2.0, found_loss) if name == "new" else (1.0, F.cross_entropy)
+                if name in SHOWN:
+                    weight, loss = 4 / len(SHOWN), found_loss
+                losses.append(weight * loss(logits, labels))
+                is_right = (logits.argmax(-1) == labels).float()
+                figures[name] = is_right.mean().item()
+                if name == "new" and (labels > 0).any():
+                    figures["newest"] = is_right[labels > 0].mean().item()
         return torch.stack(losses).sum() if losses else noticed.new_zeros((), dtype=torch.float), figures
 
     def loss(self, rows: Rows, pictures: Pictures, weights: Tensor, image_id: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ NO_PICTURE = 'I see no picture. Attach one, for example: qwen ask picture.png "d
 
 # Each answer with the ways of asking for it.
 TALK = {
-    "Hello! Ask me about a picture of simple shapes, short printed text or a receipt.": (
+    "Hello! Ask me about a picture or a clip of simple shapes, or a page in block letters.": (
         "Hello",
         "Hello!",
         "Hi",
@@ -47,7 +47,8 @@ TALK = {
         "Are you a human?",
         "Are you a robot?",
     ),
-    "I can describe simple shapes, read short printed text and answer questions about receipts.": (
+    "I can describe simple shapes, say what happens in short clips of them, and read tables, receipts and "
+    "charts in block letters.": (
         "What can you do?",
         "What can you do for me?",
         "What can I ask you?",

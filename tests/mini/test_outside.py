@@ -1,6 +1,10 @@
-import numpy as np
+import random
+from collections import Counter
 
-from mini.outside_questions import OUTSIDE, TOPICS
+import numpy as np
+import pytest
+
+from mini.outside_questions import OUTSIDE, TOPICS, decline_print
 from mini.sample import make_sample
 from mini.scene_questions import KINDS
 from mini.talk import NO_PICTURE, TALK
@@ -37,3 +41,27 @@ def test_lists_hold_each_entry_once():
         entries = read_list(name)
         assert len(set(entries)) == len(entries)
         assert all(entry.isascii() and entry.strip() == entry != "" for entry in entries)
+
+
+@pytest.mark.parametrize("world", ["text", "receipt", "scene"])
+def test_what_print_says_is_declined_where_reading_is_not_learnt(world: str) -> None:
+    kept: Counter[str] = Counter()
+    for seed in range(40):
+        sample = make_sample(world, seed, "train", (120, 140), 6, 0.8)
+        before = list(sample.questions)
+        decline_print(sample, random.Random(seed))
+        for was, now in zip(before, sample.questions, strict=True):
+            if now is was:
+                kept[now.task] += 1
+            else:
+                assert (now.task, now.answer) == ("outside", OUTSIDE)
+                assert now.question.lower().rstrip("?.") == was.question.lower().rstrip("?.")
+    if world == "scene":
+        assert kept["describe"] > 20
+    else:
+        assert {*kept} <= {
+            "absent",
+            "talk",
+            "outside",
+            *(("describe", "count_lines") if world == "text" else ()),
+        }
