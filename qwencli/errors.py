@@ -1,5 +1,6 @@
 """Exit codes, and the errors that only the command line knows. All are caught in `qwencli.app`."""
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 from qwen35.errors import (
@@ -35,6 +36,13 @@ class UsageError(CliError):
     """The command was called wrongly, or a setting has a value that it cannot have."""
 
     kind = "usage"
+
+
+def refuse_both(pairs: Mapping[str, object]) -> None:
+    """`pairs`: of two options, as "-q and -v", whether both were given. Raises UsageError."""
+    for pair, are_both in pairs.items():
+        if are_both:
+            raise UsageError(f"Of {pair}, only one can be given.")
 
 
 class OutputError(CliError):

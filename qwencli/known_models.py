@@ -1,6 +1,5 @@
 """The models that lie on this machine, and which one a name means."""
 
-import difflib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +16,7 @@ from qwen35.weights.manifest import is_packed
 from qwen35.weights.packed import open_manifest
 from qwencli.folders import Folders
 from qwencli.settings import own_models
+from qwencli.suggest import did_you_mean
 
 BUILT_IN = "mini"  # packed, to answer at once
 BUILT_IN_UNPACKED = "mini-bf16"  # the same in the official layout
@@ -71,7 +71,8 @@ def find_or_choose_model(name: str | None, folders: Folders, ram: int | None = N
     if name is not None:
         return find_model(name, folders)
     sizes = [(_packed_bytes(model), model) for model in _in_data_folder(folders) if is_packed(model.folder)]
-    usable = min(usable_memory(), ram or usable_memory())
+    usable = usable_memory()
+    usable = min(usable, ram or usable)
     fitting = [(size, model) for size, model in sizes if size <= FITS * usable]
     # The largest first: manifests are long, and that of the model that answers is read alone.
     for _, model in sorted(fitting, key=lambda pair: -pair[0]):
@@ -108,10 +109,9 @@ def find_model(name: str, folders: Folders) -> KnownModel:
             "Choose another: -m FOLDER.",
             path=str(built_in_folder()),
         )
-    close = difflib.get_close_matches(name, [model.name for model in known_models(folders)], 1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(name, (model.name for model in known_models(folders)))
     raise CheckpointError(
-        f"{name}: no such model.{hint} Looked for a folder of that path, in {folders.models}, "
+        f"{name}: no such model. {hint}{hint and ' '}Looked for a folder of that path, in {folders.models}, "
         f"and in {hub_cache()}. See: qwen models ls{_how_to_fetch(name, folders)}",
         path=name,
     )

@@ -78,11 +78,11 @@ def states_of(settings: Settings, folder: Path, *, is_private: bool) -> "States"
     """
     from qwen35.engine.load import States
 
-    disk, ram = settings.cache_disk, settings.cache_ram
+    disk, ram, usable = settings.cache_disk, settings.cache_ram, usable_memory()
     return States(
         folder,
         min(20 * 10**9, free_disk(folder) // 5) if disk is None else disk,
-        min(settings.ram or usable_memory(), usable_memory()) // 10 if ram is None else ram,
+        min(settings.ram or usable, usable) // 10 if ram is None else ram,
         can_write=not is_private and disk != 0,
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qwencli.errors import UsageError
+from qwencli.suggest import did_you_mean
 from qwencli.values import (
     AUTO_IMAGE_TOKENS,
     AUTO_THINKING,
@@ -172,8 +173,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         if key == OWN_MODELS:
             continue
         if key not in Settings.__dataclass_fields__:
-            close = difflib.get_close_matches(key, Settings.__dataclass_fields__, 1)
-            hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(Settings.__slots__)}."
+            known = Settings.__slots__
+            hint = did_you_mean(key, known, "'{}'", f"Known: {', '.join(known)}.")
             raise UsageError(f"{path}: unknown key '{key}'. {hint}", path=str(path))
         values[key] = parse_setting(key, value, f"{path}, '{key}'")
     return values

@@ -6,9 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from PIL import Image
 from tests.media.clips import FPS, counter, encode
 from tests.model.checkpoint import write_checkpoint
 from tests.model.reference import MOE, reference_model
+from tests.serving import serve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -66,17 +65,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(place: Path) -> Iterator[str]:
     """The folder as a site of the web."""
 
-    class Site(SimpleHTTPRequestHandler):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(place))  # type: ignore[arg-type]
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with serve(directory=str(place)) as url:
+        yield url
 
 
 def run(command: str, place: Path, site: str) -> subprocess.CompletedProcess[str]:

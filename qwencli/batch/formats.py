@@ -16,7 +16,7 @@ from qwencli.render.record import Record
 from qwencli.structured.tables import cell, value_at
 
 Form = Literal["json", "openai", "csv"]
-_MOST_CHARACTERS = (1 << 31) - 1  # of a cell; csv's own bound is 131,072
+csv.field_size_limit((1 << 31) - 1)  # characters of a cell that is read back; csv's own bound is 131,072
 _COLUMNS = ("item", "answer", "finish_reason", "error", "prompt_tokens", "completion_tokens", "model", "id")
 
 
@@ -129,7 +129,6 @@ class CsvFormat:
         )
 
     def decode(self, line: bytes) -> Line:
-        csv.field_size_limit(_MOST_CHARACTERS)
         (row,) = csv.reader(io.StringIO(_decoded(line), newline=""), strict=True)
         values = dict(zip(self.columns, row, strict=True))
         done_as = _done_as(values["finish_reason"])

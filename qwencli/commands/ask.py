@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qwencli import completions, options
-from qwencli.errors import ExitCode, UsageError
+from qwencli.errors import ExitCode, refuse_both
 from qwencli.render.record import Record, Style
 
 if TYPE_CHECKING:
@@ -134,13 +134,14 @@ def ask(
     from qwencli.templates.template import chosen_template
     from qwencli.windows import WindowChoice
 
-    for are_both, pair in (
-        (json and jsonl, "--json and --jsonl"),
-        (quiet and verbose, "-q and -v"),
-        (goes_on and chat_id, "-c and --chat"),
-    ):
-        if are_both:
-            raise UsageError(f"Of {pair}, only one can be given.")
+    refuse_both(
+        {
+            "--json and --jsonl": json and jsonl,
+            "-q and -v": quiet and verbose,
+            "-c and --chat": goes_on and chat_id,
+            "--window and --n": window is not None and num_answers > 1,
+        }
+    )
     style: Style = "json" if json else "jsonl" if jsonl else "text"
     folders = Folders.locate(os.environ)
     # The options that are settings are taken by name: Typer keeps the values of this signature there.
@@ -159,8 +160,6 @@ def ask(
         tells_where=where,
         is_record=style != "text",
     )
-    if window is not None and num_answers > 1:
-        raise UsageError("Of --window and --n, only one can be given.")
     windows = WindowChoice.of(
         window,
         in_each=each_window,
@@ -292,7 +291,7 @@ def _answer(
     request, windows = _planned(asked, processor, record)
     prompt = prepare(processor, request)
     # What is made of a clip is told before the work on it begins; the engine would tell it after loading.
-    told = {f"{clip.clip.source}: {clip.plan.line}" for clip in prompt.clips}
+    told = {clip.note for clip in prompt.clips}
     for note in prompt.notes:
         if note in told and not windows:
             asked.notify(note)
@@ -350,12 +349,16 @@ def _render_prompt(asked: _Asked, record: Record) -> None:
     from qwencli import runtime
 
     processor = runtime.open_processor(asked.model.folder)
-    request, _ = _planned(asked, processor, record)
+    request, windows = _planned(asked, processor, record)
     prepared = processor.prepare(
         request.messages, enable_thinking=request.thinking, image_bounds=request.image_bounds
     )
+    plans = {clip.note for clip in prepared.clips} if windows else set()  # told of all windows together
     for note in prepared.notes:
-        asked.notify(note)
+        if note not in plans:
+            asked.notify(note)
+    if windows:
+        asked.notify(f"the prompt shown is that of the first of {len(windows.plans):,} windows")
     num_tokens = len(prepared.ids)
     model_context = processor.config.text.max_position_embeddings
     context = min(asked.settings.ctx or model_context, model_context)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwencli import completions, options
-from qwencli.errors import ExitCode, UsageError
+from qwencli.errors import ExitCode, refuse_both
 
 if TYPE_CHECKING:
     from qwencli.chat.loop import Reader
@@ -76,10 +76,7 @@ def chat(
     from qwencli.folders import Folders
     from qwencli.settings import Settings
 
-    if quiet and verbose:
-        raise UsageError("Of -q and -v, only one can be given.")
-    if goes_on and chat_id:
-        raise UsageError("Of -c and --chat, only one can be given.")
+    refuse_both({"-q and -v": quiet and verbose, "-c and --chat": goes_on and chat_id})
     settings = Settings.resolve(context.params, os.environ, Folders.locate(os.environ).config_file)
     with kept_for_the_prompt(_is_at_terminal()):
         answered = _talk(settings, context.params, "last" if goes_on else chat_id)

@@ -72,8 +72,10 @@ def open_animation(source: Source, notify: Callable[[str], None]) -> PictureClip
     try:
         image = open_picture(source)
         first = int(getattr(image, "default_image", False))  # an APNG's picture for those that know no APNG
+        if image.format not in _ANIMATED:
+            return None
         promised = _num_promised(source)
-        if image.format not in _ANIMATED or (promised is not None and promised - first < 2):
+        if promised is not None and promised - first < 2:
             return None
         durations = _durations(image, first)
     except MemoryError:

@@ -1,8 +1,9 @@
 """A text with `{name}` where other words go: an item's own in a batch, a variable's in a template."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
+
+from qwencli.suggest import did_you_mean
 
 _PLACE = re.compile(r"\{\{([^\W\d][\w -]*)\}\}|\{([^\W\d][\w -]*)\}")
 
@@ -38,7 +39,7 @@ class Places:
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """What to say of a place that no item can fill."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"Did you mean {{{close[0]}}}? " if close else ""
+    hint = did_you_mean(name, known, "{{{}}}")
     names = ", ".join(f"{{{other}}}" for other in known)
-    return f"No item has {{{name}}}. {hint}There is {names}. Write {{{{{name}}}}} for the text {{{name}}}."
+    found = f"{hint}{hint and ' '}There is {names}."
+    return f"No item has {{{name}}}. {found} Write {{{{{name}}}}} for the text {{{name}}}."

@@ -14,7 +14,6 @@ Keys are `about`, `prompt`, `schema`, `check`, `as` and `extract` (true: as `-x`
 config.toml. What is given on the command line goes before what a template says, that before the environment.
 """
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from qwen35.errors import InputError
 from qwencli.errors import UsageError
 from qwencli.question import Question
 from qwencli.settings import Settings, parse_setting
+from qwencli.suggest import did_you_mean
 from qwencli.templates.places import MissingColumn, Places
 
 SUFFIX = ".toml"
@@ -57,9 +57,8 @@ class Template:
         known = [*_KEYS, *Settings.__slots__]
         for key in values:
             if key not in known:
-                close = difflib.get_close_matches(key, known, 1)
-                hint = f" Did you mean '{close[0]}'?" if close else ""
-                raise _unusable(source, f"unknown key '{key}'.{hint}")
+                hint = did_you_mean(key, known, "'{}'")
+                raise _unusable(source, f"unknown key '{key}'. {hint}".rstrip())
         said = _said(values, source)
         if not said["prompt"].strip():
             raise _unusable(source, 'has no prompt. Write prompt = "...".')
@@ -133,8 +132,7 @@ def _wrong_variable(name: str, equals: str, template: str, known: Iterable[str])
     names = ", ".join(sorted(known)) or "it has none"
     if not equals:
         return f"write NAME=VALUE; variables of {template}: {names}."
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"Did you mean {close[0]}?" if close else f"Variables of {template}: {names}."
+    hint = did_you_mean(name, known, otherwise=f"Variables of {template}: {names}.")
     return f"{name!r} is no variable of {template}. {hint}"
 
 
@@ -159,9 +157,8 @@ def find_template(name: str, folder: Path) -> Template:
     for template in all_templates(folder, only=name):
         return template
     names = sorted({path.stem for path in _files(folder)})
-    close = difflib.get_close_matches(name, names, 1)
-    hint = f"Did you mean {close[0]}? " if close else ""
-    raise UsageError(f"There is no template {name!r}. {hint}There is {', '.join(names)}.")
+    hint = did_you_mean(name, names)
+    raise UsageError(f"There is no template {name!r}. {hint}{hint and ' '}There is {', '.join(names)}.")
 
 
 def chosen_template(name: str | None, variables: Sequence[str], folder: Path) -> Template | None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from qwencli import app
+from tests.cli.batches import QUICK, draw
 from tests.model.checkpoint import write_checkpoint
 from tests.model.reference import MOE, reference_model
 
@@ -91,5 +92,23 @@ def chat(invoke: Invoke) -> Invoke:
     def run(*lines: str, options: tuple[str, ...] = ()) -> Result:
         script = "".join(f"{line}\n" for line in lines).encode()
         return invoke("chat", "-q", "-m", "mini", "--temperature", "0", *options, input=script)
+
+    return run
+
+
+@pytest.fixture
+def scans(home: Path) -> Path:
+    """A folder with four pictures, one that is broken, and a file that is no item."""
+    draw(Path("scans"), 4)
+    Path("scans/torn.png").write_bytes(Path("scans/scan000.png").read_bytes()[:60])
+    Path("scans/index.db").write_bytes(b"1")
+    Path("scans/.hidden.png").write_bytes(b"1")
+    return Path("scans")
+
+
+@pytest.fixture
+def batch(invoke: Invoke) -> Invoke:
+    def run(*words: object, input: bytes | None = None) -> Result:
+        return invoke("batch", *words, *QUICK, input=input)
 
     return run

@@ -1,14 +1,13 @@
 """`qwen ask` on a real, tiny model: standard output, standard error and exit code."""
 
 import json
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests.cli.conftest import Invoke
+from tests.serving import serve
 
 
 @pytest.fixture
@@ -77,16 +76,10 @@ def test_json_tells_what_was_attached_and_counted(
 def test_a_picture_may_come_from_the_web(
     invoke: Invoke, model_folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Site(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:  # serves the working folder
-        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        url = f"http://127.0.0.1:{server.server_port}/{picture.name}"
+    with serve() as site:  # the working folder
+        url = f"{site}{picture.name}"
         here = invoke("ask", "-m", model_folder, picture, "describe", "--dry-run", "--json")
         there = invoke("ask", "-m", model_folder, url, "describe", "--dry-run", "--json")
-        server.shutdown()
     (local,), (remote,) = (json.loads(result.out)["attachments"] for result in (here, there))
     assert remote == local | {"source": url}
 

@@ -2,9 +2,7 @@
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from qwencli.values import Thinking
 from tests.cli.batches import QUICK, draw, records
 from tests.cli.conftest import Invoke
 from tests.media.clips import counter, encode
+from tests.serving import serve
 
 QUESTION = {"type": "text", "text": "how many shapes?"}
 
@@ -39,14 +38,8 @@ def picture(url: str) -> dict[str, Any]:
 def site(home: Path) -> Iterator[str]:
     """The working folder as a site of the web."""
 
-    class Site(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with serve() as url:
+        yield url
 
 
 def test_a_batch_file_goes_round(invoke: Invoke, site: str) -> None:

@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from qwencli.batch.run import Batch
 from tests.cli.batches import QUICK, draw, records, start
 from tests.cli.conftest import Invoke
 from tests.media.clips import counter, encode
+from tests.serving import serve
 
 OUT = Path("out.jsonl")
 
@@ -38,14 +39,9 @@ def slow(home: Path, release: threading.Event) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(picture)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        yield f"http://127.0.0.1:{server.server_port}/slow.png"
+    with serve(Site) as url:
+        yield f"{url}slow.png"
         release.set()
-        server.shutdown()
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -239,5 +240,23 @@ def test_a_dry_run_shows_the_first_window(invoke: Invoke, clip: Path) -> None:
     result = invoke("ask", "--dry-run", clip, "what?", "--fps", 1, "--window", "2s")
     assert result.code == 0, result.err
     assert "clip.mp4: 2 windows of 2 s" in result.err
+    assert result.err.count("clip.mp4: ") == 1, "the plan of the first window is told as one of all"
+    assert "the prompt shown is that of the first of 2 windows" in result.err
     assert "<0.5 seconds>" in result.out
     assert "<2.5 seconds>" not in result.out
+
+
+def test_what_differs_between_windows_is_null(invoke: Invoke, clip: Path) -> None:
+    def told(seconds: str) -> dict[str, Any]:
+        words = ("ask", "-m", "mini", "--dry-run", "--json", clip, "what?", "--fps", 8, "--window", seconds)
+        (attachment,) = json.loads(invoke(*words).out)["attachments"]
+        return dict(attachment)
+
+    alike = told("2s")
+    assert alike["windows"] == [[0, 2], [2, 4]]
+    assert alike["tokens"] == alike["tokens_per_pair"] * alike["pairs"]
+    assert None not in (alike["size"], alike["max_tokens"])
+    odd = told("1.7s")  # the last one is longer, so that its frames are smaller
+    assert odd["windows"] == [[0, 1.7], [1.7, 4]]
+    assert (odd["size"], odd["tokens_per_pair"], odd["max_tokens"]) == (None, None, None)
+    assert odd["original_size"] == alike["original_size"]

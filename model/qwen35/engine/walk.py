@@ -94,7 +94,7 @@ class _Window:
 
     def notes(self) -> Iterator[Note]:
         """But for that on the plan of the clip: the walk as a whole has been told."""
-        plans = {f"{clip.clip.source}: {clip.plan.line}" for clip in self.prompt.clips}
+        plans = {clip.note for clip in self.prompt.clips}
         yield from (Note(note) for note in self.prompt.notes if note not in plans)
 
 

@@ -95,7 +95,8 @@ class Windows:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: the keys of a plan, over all windows, and `windows`, the seconds of each."""
+        """For JSON: the keys of a plan, null where the windows differ, and `windows`, the seconds of each."""
+        own = [plan.to_dict() for plan in self.plans]
         over_all = {
             "end_s": round(self.plans[-1].end, 3),
             "frames": sum(len(plan.times) for plan in self.plans),
@@ -106,7 +107,8 @@ class Windows:
             "plan": self.line,
             "windows": [[round(plan.start, 3), round(plan.end, 3)] for plan in self.plans],
         }
-        return self.plans[0].to_dict() | over_all
+        alike = {key: value for key, value in own[0].items() if all(each[key] == value for each in own)}
+        return dict.fromkeys(own[0]) | alike | over_all | {"start_s": own[0]["start_s"]}
 
 
 def _the_clip(messages: Sequence[Message]) -> VideoPart:

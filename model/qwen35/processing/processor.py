@@ -127,7 +127,7 @@ class Processor:
         spans = [span for part in shown for span in self._spans(part, image_bounds)]
         clips = [span.clip for span in spans if span.clip and span.is_last]
         notes = [note for span in spans if (note := self._shrink_note(span))]
-        notes += [f"{clip.clip.source}: {clip.plan.line}" for clip in clips]
+        notes += [clip.note for clip in clips]
         if clips and self.video and self.video.assumed:
             notes.append(self.video.assumed)
         if self.template is None:

@@ -249,6 +249,11 @@ class PlannedClip:
     plan: VideoPlan
     processor: VideoProcessor
 
+    @property
+    def note(self) -> str:
+        """What is going to be seen, for a person."""
+        return f"{self.clip.source}: {self.plan.line}"
+
     def patches(self, first_pair: int = 0) -> Iterator[np.ndarray]:
         """Patches (P, values) float32 of each pair from `first_pair` on, as they are decoded."""
         return self.processor.patches(self.clip, self.plan, first_pair)

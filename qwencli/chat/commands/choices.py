@@ -1,6 +1,5 @@
 """Commands that choose how questions are answered: /model, /system, /schema, /set, /show, /think."""
 
-import difflib
 import json
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from qwencli.errors import UsageError
 from qwencli.known_models import find_model
 from qwencli.settings import PARSERS, Settings
 from qwencli.structured.finish import Finish
+from qwencli.suggest import did_you_mean
 from qwencli.values import ImageTokens, Thinking, VideoTokens
 
 # A model that is loaded already has taken these.
@@ -65,9 +65,8 @@ def set_value(session: Session, argument: str) -> None:
         show_settings(session, "")
         return
     if name not in PARSERS:
-        close = difflib.get_close_matches(name, PARSERS, 1)
-        known = ", ".join(sorted(names_of_settings()))
-        hint = f"Did you mean {close[0].replace('_', '-')}?" if close else f"Known: {known}."
+        known = sorted(names_of_settings())
+        hint = did_you_mean(name.replace("_", "-"), known, otherwise=f"Known: {', '.join(known)}.")
         raise UsageError(f"There is no setting {name!r}. {hint}")
     if name == "system":
         set_system(session, value or NONE)

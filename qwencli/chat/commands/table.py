@@ -1,6 +1,5 @@
 """All commands of the chat, by name, and how a line becomes one of them."""
 
-import difflib
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from qwencli.chat.commands import choices, figures, files, turns
 from qwencli.chat.session import Session
 from qwencli.chat.typed import first_word, is_input, path_of
 from qwencli.errors import UsageError
+from qwencli.suggest import did_you_mean
 
 Completes = Literal[
     "path", "model", "chat", "setting", "command", "think", "export", "show", "compact", "attached"
@@ -178,8 +178,7 @@ def find_command(name: str) -> Command:
     name = _OTHER_NAMES.get(name, name).split()[0]
     if name in COMMANDS:
         return COMMANDS[name]
-    close = difflib.get_close_matches(name, COMMANDS, 1)
-    hint = f"Did you mean /{close[0]}?" if close else "/help lists the commands."
+    hint = did_you_mean(name, COMMANDS, "/{}", "/help lists the commands.")
     raise UsageError(f"There is no command /{name}. {hint} (A line that begins with a space is text.)")
 
 
