@@ -36,6 +36,9 @@ def main() -> None:
         default=ADOPTED_EYES_REST,
         help="for this share of it its eyes stand still",
     )
+    parser.add_argument(
+        "--skip-batches", type=int, default=0, help="so many that this checkpoint has been shown"
+    )
     parser.add_argument("--processes", type=int, default=None, help="that share a stage's batches (CPU)")
     parser.add_argument("--workers", type=int, default=None, help="processes that draw pictures ahead")
     parser.add_argument("--tokens-per-step", type=int, default=None, help="picture tokens in a batch")
@@ -98,7 +101,8 @@ def train(args: argparse.Namespace, stage: Stage, minutes: float) -> None:
         device = torch.device(args.device)
         begin = args.language_from, args.start_from, args.new_to_clips, args.eyes_rest
         run = Run(args.folder, stage, minutes, device, team, *begin)
-        run.train(Curriculum(stage, tokens, not args.no_reading, args.clips, args.documents), workers)
+        curriculum = Curriculum(stage, tokens, not args.no_reading, args.clips, args.documents)
+        run.train(curriculum, workers, args.skip_batches)
 
     work_together(processes, work)
 

@@ -43,6 +43,8 @@ DESCRIBE = (
     "Describe this image.",
     "What do you see?",
     "What is this?",
+    "What is it?",
+    "What's this?",
     "What is in the picture?",
     "What is shown here?",
     "What kind of document is this?",
@@ -121,7 +123,7 @@ class DocumentAsker:
         kind = self.document.kind
         task = f"{'chart' if 'chart' in kind else kind}_json"
         question = self.make(task, AS_JSON, self.json())
-        if self.rng.random() < 0.15 and kind != "table":
+        if self.rng.random() < 0.35 and kind != "table":
             schema = json.dumps(self.schema())
             question.question = f"{question.question}\n\n{SCHEMA.format(schema=schema)}"
         return question
@@ -291,7 +293,7 @@ def document_questions(document: Document, num_questions: int, rng: random.Rando
         (asker.as_json, 6.0),
         (asker.as_csv, 2.0),
         (asker.text, 1.5),
-        (asker.template, 0.7),
+        (asker.template, 1.2),
         (asker.field, 3.0),
         (asker.cell, 3.0),
         (asker.describe, 0.5),

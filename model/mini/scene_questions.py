@@ -39,6 +39,10 @@ DESCRIBE = (
     "Give a description of the image.",
     "Please describe this picture.",
     "What is this?",
+    "What is it?",
+    "What's this?",
+    "What do we see here?",
+    "What can be seen?",
     "Describe the shapes.",
 )
 AS_JSON = (

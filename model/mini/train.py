@@ -147,8 +147,9 @@ class Run:
         torch.save(state, partial)
         partial.replace(path)
 
-    def train(self, curriculum: Curriculum, num_workers: int) -> None:
-        first = self.clock.step * self.team.size + self.team.rank
+    def train(self, curriculum: Curriculum, num_workers: int, skip_batches: int = 0) -> None:
+        """`skip_batches`: those that the checkpoint it goes on from has been shown."""
+        first = skip_batches + self.clock.step * self.team.size + self.team.rank
         batches, progress = batch_loader(first, self.team.size, curriculum, num_workers)
         parameters = [*self.model.parameters(), *self.helpers.parameters()]
         balance = RouterBalance(self.model)

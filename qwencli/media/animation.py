@@ -8,7 +8,7 @@ import numpy as np
 
 from qwen35.errors import InputError
 from qwen35.processing.resize import resize_frame
-from qwencli.media.image import open_picture, to_rgb
+from qwencli.media.image import open_picture, to_rgb, upright, upright_size
 from qwencli.media.source import Source
 from qwencli.media.timeline import Timeline
 
@@ -77,6 +77,7 @@ def open_animation(source: Source, notify: Callable[[str], None]) -> PictureClip
         promised = _num_promised(source)
         if promised is not None and promised - first < 2:
             return None
+        size = upright_size(image)
         durations = _durations(image, first)
     except MemoryError:
         raise
@@ -93,7 +94,7 @@ def open_animation(source: Source, notify: Callable[[str], None]) -> PictureClip
             for number in numbers:
                 yield _frame(image, first + number)
 
-    return PictureClip(source.name, source.sha256, (image.height, image.width), timeline, read)
+    return PictureClip(source.name, source.sha256, size, timeline, read)
 
 
 def _num_promised(source: Source) -> int | None:
@@ -127,7 +128,7 @@ def _durations(image: "ImageFile", first: int) -> list[float]:
 def _frame(image: "ImageFile", number: int) -> np.ndarray | None:
     try:
         image.seek(number)
-        return np.asarray(to_rgb(image.copy()))
+        return np.asarray(to_rgb(upright(image)))
     except MemoryError:
         raise
     except Exception:  # damaged

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from qwen35.errors import InputError
 from qwen35.messages import ImagePart, Part
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "ICO", "JPEG2000", "QOI", "PPM")
 _PAGED = ("TIFF",)  # formats in which further frames are pictures of their own
 _WHITE = (255, 255, 255)
+_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations of EXIF
 
 
 def decode_image(source: Source, notify: Callable[[str], None]) -> ImagePart:
@@ -83,7 +84,7 @@ def _num_pages(image: "ImageFile") -> int:
 
 def _pixels(image: "ImageFile") -> np.ndarray:
     image.load()
-    return np.asarray(to_rgb(_upright(image)))
+    return np.asarray(to_rgb(upright(image)))
 
 
 def open_picture(source: Source) -> "ImageFile":
@@ -94,17 +95,28 @@ def open_picture(source: Source) -> "ImageFile":
         return Image.open(io.BytesIO(source.data), formats=_FORMATS)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """A copy, turned as its EXIF data says."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF data turns no picture
-        return image
+        return image.copy()
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of what `upright` makes of it; no pixels are read for it in most formats."""
+    try:
+        is_on_its_side = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+    except Exception:
+        is_on_its_side = False
+    return (image.width, image.height) if is_on_its_side else (image.height, image.width)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode as 8-bit RGB, transparency on white."""
     if image.mode.startswith("I;16"):
-        return _scaled(np.asarray(image), 65535)
+        levels, clear = np.asarray(image), image.info.get("transparency")
+        return _scaled(np.where(levels == clear, 65535, levels) if isinstance(clear, int) else levels, 65535)
     if image.mode == "I":
         values = np.asarray(image)
         return _scaled(values, 65535 if values.max() <= 65535 else float(values.max()))

@@ -6,6 +6,7 @@ A folder stays a folder of single pictures: the pattern says that they belong to
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,19 +44,26 @@ def open_numbered(spec: str, notify: Callable[[str], None]) -> "tuple[PictureCli
     from qwencli.media.image import decode_image
     from qwencli.media.timeline import Timeline
 
-    files = _numbered_files(spec)
+    by_number = _numbered_files(spec)
+    files = [file for _, file in by_number]
     if len(files) > MAX_NUMBERED:
         raise InputError(
             f"{spec}: names {len(files):,} files; at most {MAX_NUMBERED:,} make a clip.", path=spec
         )
     pictures = "1 picture" if len(files) == 1 else f"{len(files)} pictures"
     notify(f"{spec}: {pictures}, taken as a clip of {NUMBERED_FPS:g} frames a second")
-    digest, size_bytes = hashlib.sha256(), 0
+    if gaps := _gaps(sorted({number for number, _ in by_number})):
+        notify(f"{spec}: {gaps}; the clip goes on as if nothing were missing")
+    digest, size_bytes, sizes = hashlib.sha256(), 0, []
     for file in files:
         source = _picture_at(file)
         digest.update(bytes.fromhex(source.sha256))
         size_bytes += source.size_bytes
+        sizes += _size_of(source)
     size = _first_good(files, notify).pixels.shape[:2]
+    if num_other := sum(other != size for other in sizes):
+        others = "1 picture is" if num_other == 1 else f"{num_other} pictures are"
+        notify(f"{spec}: {others} of another size, and stretched to {size[1]}x{size[0]} as the first")
     starts = np.arange(len(files)) / NUMBERED_FPS
 
     def read(numbers: Sequence[int]) -> "Iterator[np.ndarray | None]":
@@ -67,6 +75,32 @@ def open_numbered(spec: str, notify: Callable[[str], None]) -> "tuple[PictureCli
 
     timeline = Timeline(starts, len(files) / NUMBERED_FPS)
     return PictureClip(spec, digest.hexdigest(), (size[0], size[1]), timeline, read), size_bytes
+
+
+def _gaps(numbers: Sequence[int]) -> str:
+    """Which numbers are missing between the first and the last, in words; every tenth file has no gaps."""
+    steps = [after - before for before, after in pairwise(numbers)]
+    if not steps:
+        return ""
+    usual = min(steps)
+    missing = sum(step // usual - 1 for step in steps)
+    if not missing:
+        return ""
+    place = next(index for index, step in enumerate(steps) if step > usual)
+    files = "1 number is" if missing == 1 else f"{missing:,} numbers are"
+    return f"{files} missing, the first after {numbers[place]}"
+
+
+def _size_of(source: Source) -> list[tuple[int, int]]:
+    """(height, width), of a file whose header can be read."""
+    from qwencli.media.image import open_picture, upright_size
+
+    try:
+        return [upright_size(open_picture(source))]
+    except MemoryError:
+        raise
+    except Exception:  # whatever Pillow's parsers trip over: reading it will note it
+        return []
 
 
 def _first_good(files: Sequence[Path], notify: Callable[[str], None]) -> "ImagePart":
@@ -83,7 +117,7 @@ def _first_good(files: Sequence[Path], notify: Callable[[str], None]) -> "ImageP
     raise trouble
 
 
-def _numbered_files(spec: str) -> list[Path]:
+def _numbered_files(spec: str) -> list[tuple[int, Path]]:
     path = Path(spec).expanduser()
     if not (match := _NUMBER.search(path.name)):  # a number in a folder's name is none of a frame
         return []
@@ -94,7 +128,7 @@ def _numbered_files(spec: str) -> list[Path]:
         found = [(int(m[1]), file) for file in path.parent.iterdir() if (m := name.fullmatch(file.name))]
     except OSError:
         return []
-    return [file for _, file in sorted(found)]
+    return sorted(found)
 
 
 def _picture_at(file: Path) -> Source:

@@ -230,7 +230,7 @@ def test_beside_a_gpu_pictures_of_a_packed_model_are_capped_all_the_same(
 
 
 def test_quiet_leaves_nothing_but_the_answer(invoke: Invoke, model_folder: Path) -> None:
-    result = invoke("ask", "-m", model_folder, "hello", "--max-tokens", 2, "-q")
+    result = invoke("ask", "-m", model_folder, "hello", "--max-tokens", 2, "--temperature", 0, "-q")
     assert (result.code, result.err) == (7, "")
 
 

@@ -308,6 +308,6 @@ def test_detach_offers_what_is_attached(home: Path, picture: Path) -> None:
         screen.press("Tab")
         screen.wait_for("^> /detach 1")
         screen.press("Enter")
-        screen.wait_for("took off .*picture.png")
+        screen.wait_for(r"took off [^>]*picture\.png")
         screen.say("hello")
         screen.wait_for("You said 'hello', message 1")

@@ -131,7 +131,7 @@ def test_x_shows_what_the_first_fence_holds(scripted: Callable[..., Result]) -> 
     ("schema", "message"),
     [
         ('{"type":', "--schema: is not JSON: Expecting value, line 1, column 9"),
-        ('{"type": "objec"}', "at /type: 'objec' is not valid"),
+        ('{"type": "objec"}', "at /type: 'objec' is no type; there is object, array"),
         (
             '{"properties": {"a/b": {"items": {"not": {}}}}}',
             "at /properties/a~1b/items: not cannot be enforced",

@@ -153,6 +153,39 @@ def test_numbered_files_begin_with_a_damaged_one(tmp_path: Path, notes: list[str
     assert notes[-1] == f"{tmp_path}/%d.png: 1 picture, taken as a clip of 2 frames a second"
 
 
+def test_gaps_and_other_sizes_of_numbered_files_are_told(tmp_path: Path, notes: list[str]) -> None:
+    for number in (10, 20, 30, 50, 80):
+        Image.fromarray(counter(number)).save(tmp_path / f"{number}.png")
+    spec = f"{tmp_path}/%d.png"
+    open_numbered(spec, notes.append)
+    assert notes[1:] == [
+        f"{spec}: 3 numbers are missing, the first after 30; the clip goes on as if nothing were missing"
+    ]
+    Image.new("RGB", (20, 10)).save(tmp_path / "20.png")
+    turned = Image.new("RGB", (HEIGHT, WIDTH))  # on its side, and the first's size when upright
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "30.png", exif=exif)
+    open_numbered(spec, notes.append)
+    assert (
+        notes[-1] == f"{spec}: 1 picture is of another size, and stretched to {WIDTH}x{HEIGHT} as the first"
+    )
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png"])
+def test_animations_are_turned_as_their_exif_data_says(suffix: str, tmp_path: Path) -> None:
+    upright = [counter(number) for number in (1, 2)]
+    stored = [Image.fromarray(np.rot90(pixels)) for pixels in upright]  # orientation 6: turn it by 90 degrees
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"a.{suffix}"
+    stored[0].save(path, save_all=True, append_images=stored[1:], duration=500, exif=exif, lossless=True)
+    clip = opened(path)
+    assert (clip.height, clip.width) == (HEIGHT, WIDTH)
+    for shown, expected in zip(clip.frames([0, 0.5], (HEIGHT, WIDTH)), upright, strict=True):
+        np.testing.assert_array_equal(shown, expected)
+
+
 def test_names_that_are_no_pattern(tmp_path: Path) -> None:
     (tmp_path / "100%d.txt").write_text("a file of that name")
     for spec in (f"{tmp_path}/100%d.txt", f"{tmp_path}/%04d.png", "50% done", "a\0%d", "%d" * 9000):

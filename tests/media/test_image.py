@@ -103,6 +103,18 @@ def test_sixteen_bits_are_scaled_not_cut(format: str, notes: list[str]) -> None:
     assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_a_clear_level_of_16_bits_is_white(notes: list[str]) -> None:
+    """Pillow writes no such file: a tRNS chunk before the pixels names the level."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, 257, 32768, 65535]], np.uint16)).save(buffer, "PNG")
+    data = buffer.getvalue()
+    chunk = b"tRNS" + struct.pack(">H", 257)
+    where = data.index(b"IDAT") - 4
+    data = data[:where] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[where:]
+    pixels = decode_image(Source("x", data, sniff(data)), notes.append).pixels
+    assert pixels[0, :, 0].tolist() == [0, 255, 128, 255]
+
+
 def test_32_bit_integers_and_floats_are_scaled_to_their_range(notes: list[str]) -> None:
     integers = np.array([[0, 2**30, 2**31 - 1]], np.int32)
     assert decode(Image.fromarray(integers), "TIFF", notes).pixels[0, :, 0].tolist() == [0, 128, 255]

@@ -85,7 +85,10 @@ class Engine:
         return self.backend.name
 
     def close(self, *, abandon: bool = False) -> list[str]:
-        """Wait until what was computed is saved (or not: `abandon`). Returns notes on what went wrong."""
+        """Wait until what was computed is saved (or not: `abandon`), and let go of the weights.
+
+        Returns notes on what went wrong. To close twice is nothing.
+        """
         notes = self.cache.close(abandon=abandon) if self.cache else []
         self.backend.close()
         return notes

@@ -72,7 +72,7 @@ class Answer:
 
 
 def ask(engine: Engine, messages: Sequence[Message], *, close: bool = True, **options: object) -> Answer:
-    """The answer; the engine's counts are checked against what it says of itself."""
+    """The answer, saved where `close`; the engine's counts are checked against what it says of itself."""
     counting = Counting(engine.backend)
     wanted = Request(tuple(messages), **({"sampling": GREEDY, "max_tokens": 8} | options))
     events = list(replace(engine, backend=counting).generate(wanted))
@@ -80,8 +80,8 @@ def ask(engine: Engine, messages: Sequence[Message], *, close: bool = True, **op
     prefilled = next(event for event in events if isinstance(event, Prefilled))
     finished = events[-1]
     assert isinstance(finished, Finished)
-    if close:
-        notes += engine.close()
+    if close and engine.cache:
+        notes += engine.cache.close()
     usage = finished.usage
     assert usage.cached_tokens == prefilled.cached_tokens == usage.prompt_tokens - counting.rows
     return Answer(

