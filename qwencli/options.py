@@ -288,7 +288,10 @@ Choice = Annotated[
 GrammarFile = Annotated[
     str | None,
     typer.Option(
-        "--grammar", metavar="FILE", help="The answer is a sentence of this Lark grammar.", show_default=False
+        "--grammar",
+        metavar="FILE",
+        help="The answer is a sentence of this grammar, in Lark or GBNF.",
+        show_default=False,
     ),
 ]
 Check = Annotated[

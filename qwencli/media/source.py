@@ -93,13 +93,17 @@ def is_url(spec: str) -> bool:
     return spec.lower().startswith(("http://", "https://"))
 
 
+def is_file_url(spec: str) -> bool:
+    return spec.lower().startswith("file://")
+
+
 def is_data_uri(spec: str) -> bool:
     return spec.lower().startswith("data:")
 
 
 def is_named_elsewhere(spec: str) -> bool:
     """Whether `spec` is an input that is not a path: a URL, a data: URI, or standard input."""
-    return spec == "-" or is_url(spec) or is_data_uri(spec)
+    return spec == "-" or is_url(spec) or is_file_url(spec) or is_data_uri(spec)
 
 
 def collect(name: str, chunks: Iterable[bytes], max_bytes: int = MAX_BYTES) -> AnySource:
@@ -158,14 +162,22 @@ class _TemporaryFile:
 
 
 def local_path(spec: str) -> Path:
-    """Raises InputError for what cannot be a path here: an unknown ~user, a name too long."""
+    """Of a path, or a file: URL as browsers show it. Raises InputError for what cannot be a path here: an
+    unknown ~user, a name too long, a file of another machine."""
     try:
-        path = Path(spec).expanduser()
+        path = _path_of_url(spec) if is_file_url(spec) else Path(spec).expanduser()
         path.exists()
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "no such home folder"
         raise InputError(f"{spec[:_SHOWN_OF_NAME]}: {reason}.", path=spec) from None
     return path
+
+
+def _path_of_url(spec: str) -> Path:
+    host, _, path = spec[len("file://") :].partition("/")
+    if host.lower() not in ("", "localhost"):
+        raise InputError(f"{spec[:_SHOWN_OF_NAME]}: names no file of this machine.", path=spec)
+    return Path("/" + urllib.parse.unquote(path))
 
 
 def read_path(spec: str) -> AnySource:

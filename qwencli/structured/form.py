@@ -17,6 +17,8 @@ from qwencli.structured.rules import Rule
 from qwencli.structured.source import Schema, read_schema
 from qwencli.structured.where import Place, Where
 
+_GBNF_RULE = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -59,7 +61,7 @@ class Form:
             told = f"Answer with one of: {', '.join(choices)}."
             return _checked(cls(Grammar("regex", words), instruction=told), "--choice")
         if grammar is not None:
-            return _checked(cls(Grammar("lark", _read(grammar))), grammar, path=grammar)
+            return _checked(cls(Grammar("lark", _as_lark(grammar, _read(grammar)))), grammar, path=grammar)
         return None
 
     @classmethod
@@ -154,6 +156,18 @@ def _read(name: str) -> str:
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text"
         raise InputError(f"{name}: the grammar cannot be read ({reason}).", path=name) from None
+
+
+def _as_lark(name: str, text: str) -> str:
+    """llama.cpp's GBNF files are taken too."""
+    from llguidance import gbnf_to_lark
+
+    if _GBNF_RULE.search(text) is None:
+        return text
+    try:
+        return gbnf_to_lark.gbnf_to_lark(text)
+    except Exception as error:  # GbnfToLarkError, and whatever else its parser trips over
+        raise InputError(f"{name}: cannot be enforced: {error}.", path=name) from None
 
 
 def _refuse(word: str) -> Any:

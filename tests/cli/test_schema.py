@@ -65,6 +65,20 @@ def test_fields_regular_expressions_choices_and_grammars_are_kept_to(invoke: Inv
     assert ask(invoke, "-m", "mini", "--regex", "0{3}[12]").out.strip() in ("0001", "0002")
     Path("g.lark").write_text('start: "<" word ">"\nword: "a" | "b"\n')
     assert ask(invoke, "-m", "mini", "--grammar", "g.lark").out.strip() in ("<a>", "<b>")
+    Path("g.gbnf").write_text('# of llama.cpp\nroot ::= "<" word{2} ">"\nword ::= [ab]\n')
+    assert ask(invoke, "-m", "mini", "--grammar", "g.gbnf").out.strip() in ("<aa>", "<ab>", "<ba>", "<bb>")
+
+
+def test_a_grammar_that_outgrows_its_parser_says_so(invoke: Invoke) -> None:
+    rules = [f'e{i}: e{i} e | e e{i} | e{i} e{(i + 1) % 40} | "a"' for i in range(40)]
+    rules.append("e: " + " | ".join(f"e{i}" for i in range(40)))
+    Path("large.lark").write_text("\n".join(["start: " + "e " * 12, *rules]))
+    result = invoke("ask", "Hello", "-m", "mini", "--grammar", "large.lark", "--json")
+    record = json.loads(result.out)
+    assert (result.code, record["finish_reason"]) == (7, "schema")
+    (note,) = (note for note in record["notes"] if "grammar" in note)
+    assert note.startswith("the grammar is too much for its parser, and the answer ends here: ")
+    assert "max is 2000" in note
 
 
 def test_a_schema_is_read_from_a_file_and_told_to_the_model(invoke: Invoke, picture: Path) -> None:
@@ -181,10 +195,12 @@ def test_a_form_that_means_nothing_exits_with_2(
 def test_a_file_that_holds_no_schema_exits_with_3(invoke: Invoke, model_folder: Path) -> None:
     Path("bad.json").write_text("{'a': 1}")
     Path("bad.lark").write_text("start: other")
+    Path("bad.gbnf").write_text("root ::= (")
     for words, message in (
         (("--schema", "none.json"), "none.json: the schema cannot be read (No such file or directory)"),
         (("--schema", "bad.json"), "bad.json: is not JSON: Expecting property name"),
         (("--grammar", "bad.lark"), 'bad.lark: cannot be enforced: at 1(8): unknown name: "other"'),
+        (("--grammar", "bad.gbnf"), "bad.gbnf: cannot be enforced: Expected ')' at line 1"),
         (("--grammar", "none.lark"), "none.lark: the grammar cannot be read"),
     ):
         check(invoke, ("-m", model_folder, "hello", *words), 3, message, "input")

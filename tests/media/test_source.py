@@ -2,12 +2,13 @@ import base64
 import hashlib
 import os
 import threading
+import urllib.parse
 from pathlib import Path
 
 import pytest
 
 from qwen35.errors import InputError
-from qwencli.media.source import collect, read_data_uri, read_path
+from qwencli.media.source import Source, collect, read_data_uri, read_path
 
 
 def test_a_path_gives_its_bytes_and_their_hash(tmp_path: Path) -> None:
@@ -78,3 +79,15 @@ def test_a_bad_data_uri_is_refused_and_named_shortly(spec: str, message: str) ->
     with pytest.raises(InputError, match=message) as caught:
         read_data_uri(spec)
     assert str(caught.value).startswith("data:image/png;base64,...")
+
+
+def test_file_urls_are_paths_of_this_machine(tmp_path: Path) -> None:
+    path = tmp_path / "a ?#%41ü.txt"
+    path.write_text("hello")
+    for host in ("", "localhost"):
+        source = read_path(f"file://{host}{urllib.parse.quote(str(path))}")
+        assert isinstance(source, Source)
+        assert source.data == b"hello"
+    for spec in ("file://elsewhere/a.png", "FILE://C:\\a.png"):
+        with pytest.raises(InputError, match="names no file of this machine"):
+            read_path(spec)

@@ -100,6 +100,8 @@ class Answer:
                 tokens = self._forced()
         self.token = self.written[-1] if self.written else -1
         self.before = tuple(self.written[first:-1])
+        if not self.goes_on and self._constraint and (fault := self._constraint.error):
+            yield Note(f"the grammar is too much for its parser, and the answer ends here: {fault}")
 
     def finish(self) -> Iterator[ReasoningDelta | TextDelta]:
         """What was held back until it was clear that nothing follows."""

@@ -67,7 +67,8 @@ class Constraint:
 
     @property
     def error(self) -> str | None:
-        return self._matcher.get_error() or None
+        """Why the grammar could not be followed further, on one line: its parser has limits."""
+        return self._matcher.get_error().partition("\n")[0] or None
 
     def allowed(self) -> np.ndarray:
         """Which tokens may come next (num_tokens,) bool; the end of the answer is among them where it may."""
