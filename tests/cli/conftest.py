@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from qwencli import app
+from qwencli.conversations.store import Store
 from tests.cli.batches import QUICK, draw
+from tests.cli.conversing import no_note
 from tests.model.checkpoint import write_checkpoint
 from tests.model.reference import MOE, reference_model
 
@@ -112,3 +114,10 @@ def batch(invoke: Invoke) -> Invoke:
         return invoke("batch", *words, *QUICK, input=input)
 
     return run
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """Of conversations, in an empty folder; a note is an error."""
+    with Store.open(tmp_path, no_note) as store:
+        yield store
