@@ -5,14 +5,17 @@ full-attention layers hold keys and values in blocks, so that snapshots, branche
 them. A request owns its ModelState; `fork` gives a second owner at the cost of one block a layer.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qwen35.config import TextConfig
+from qwen35.memory import zeroed
 
 BLOCK_TOKENS = 256
+_ALIGNMENT = 64  # bytes
 
 # numpy knows no bfloat16: its bits travel as uint16.
 STORAGE: dict[str, np.dtype[Any]] = {
@@ -73,7 +76,7 @@ class LinearMemory:
     """State of one linear-attention layer.
 
     `conv` (W - 1, C) in the storage dtype, `state` (Hv, K, V) float32. Owners share arrays: those that
-    `is_shared` are replaced, never written in place.
+    `is_shared` are replaced, never written in place (`ModelState.to_write`).
     """
 
     conv: np.ndarray
@@ -83,12 +86,6 @@ class LinearMemory:
     def fork(self) -> "LinearMemory":
         self.is_shared = True
         return LinearMemory(self.conv, self.state, is_shared=True)
-
-    def to_write(self) -> "LinearMemory":
-        """Where the next state may go: here, or, beside another owner, into new arrays."""
-        if self.is_shared:
-            return LinearMemory(np.empty_like(self.conv), np.empty_like(self.state))
-        return self
 
     @property
     def size_bytes(self) -> int:
@@ -107,29 +104,68 @@ class ModelState:
         self.num_tokens = 0
         self.mrope_delta = 0
         storage = STORAGE[dtype]
-        self.layers: list[KVBlocks | LinearMemory] = []
-        for kind in config.layer_types:
-            if kind == "full_attention":
-                self.layers.append(KVBlocks(config.num_key_value_heads, config.head_dim, storage))
-            else:
-                conv = np.zeros((config.linear_conv_kernel_dim - 1, config.conv_channels), storage)
-                shape = (
-                    config.linear_num_value_heads,
-                    config.linear_key_head_dim,
-                    config.linear_value_head_dim,
-                )
-                self.layers.append(LinearMemory(conv, np.zeros(shape, np.float32)))
+        heads = config.linear_num_value_heads
+        linear = _linear_memories(
+            config.layer_types.count("linear_attention"),
+            (config.linear_conv_kernel_dim - 1, config.conv_channels),
+            storage,
+            (heads, config.linear_key_head_dim, config.linear_value_head_dim),
+        )
+        self.layers: list[KVBlocks | LinearMemory] = [
+            KVBlocks(config.num_key_value_heads, config.head_dim, storage)
+            if kind == "full_attention"
+            else linear.pop()
+            for kind in config.layer_types
+        ]
+        self._spare: list[LinearMemory] = []  # that the linear layers which are shared may go to
 
     def fork(self) -> "ModelState":
         """A second owner of the same past: continuing one leaves the other as it is."""
         other = ModelState.__new__(ModelState)
         other.dtype, other.num_tokens, other.mrope_delta = self.dtype, self.num_tokens, self.mrope_delta
         other.layers = [layer.fork() for layer in self.layers]
+        other._spare = []
         return other
+
+    def to_write(self, index: int) -> LinearMemory:
+        """Where the next state of linear layer `index` may go: where it is, or, beside another owner, into
+        new arrays. The layer's place in `layers` is the caller's to set."""
+        memory = self.layers[index]
+        assert isinstance(memory, LinearMemory)
+        if not memory.is_shared:
+            return memory
+        if not self._spare:  # all layers will go in this step
+            count = sum(isinstance(layer, LinearMemory) and layer.is_shared for layer in self.layers)
+            shapes = memory.conv.shape, memory.conv.dtype, memory.state.shape
+            self._spare = _linear_memories(count, *shapes)
+        return self._spare.pop()
 
     @property
     def size_bytes(self) -> int:
         return sum(layer.size_bytes for layer in self.layers)
+
+
+def _linear_memories(
+    count: int, conv_shape: tuple[int, ...], storage: np.dtype, state_shape: tuple[int, ...]
+) -> list[LinearMemory]:
+    """Zeroed ones for `count` layers, side by side. Raises MemoryError."""
+    if not count:
+        return []
+    conv_bytes = _round_up(math.prod(conv_shape) * storage.itemsize)
+    state_bytes = _round_up(math.prod(state_shape) * 4)
+    size_bytes = count * (conv_bytes + state_bytes)
+    bytes_of_all = np.frombuffer(zeroed(size_bytes), np.uint8).reshape(count, conv_bytes + state_bytes)
+    return [
+        LinearMemory(
+            row[: math.prod(conv_shape) * storage.itemsize].view(storage).reshape(conv_shape),
+            row[conv_bytes : conv_bytes + math.prod(state_shape) * 4].view(np.float32).reshape(state_shape),
+        )
+        for row in bytes_of_all
+    ]
+
+
+def _round_up(num_bytes: int) -> int:
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def kv_bytes_per_token(config: TextConfig, dtype: str) -> int:

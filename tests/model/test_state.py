@@ -67,14 +67,39 @@ def test_a_new_state_is_empty_and_a_fork_of_it_is_its_own() -> None:
 
 
 def test_linear_memory_is_written_in_place_by_its_only_owner() -> None:
-    memory = LinearMemory(np.zeros((3, 8), np.uint16), np.zeros((2, 4, 4), np.float32))
-    assert memory.to_write() is memory
-    fork = memory.fork()
-    for owner in (memory, fork):
-        other = owner.to_write()
-        assert not np.shares_memory(other.conv, owner.conv)
-        assert not np.shares_memory(other.state, owner.state)
-        assert other.to_write() is other
+    state = ModelState(text_config(), "bfloat16")
+    linear = [index for index, layer in enumerate(state.layers) if isinstance(layer, LinearMemory)]
+    assert all(state.to_write(index) is state.layers[index] for index in linear)
+    taken: list[LinearMemory] = []
+    for owner in (state, state.fork(), state.fork()):
+        for index in linear:
+            before = owner.layers[index]
+            after = owner.to_write(index)
+            assert isinstance(before, LinearMemory)
+            assert (after.conv.shape, after.conv.dtype) == (before.conv.shape, before.conv.dtype)
+            assert (after.state.shape, after.state.dtype) == (before.state.shape, before.state.dtype)
+            for other in (before, *taken):
+                assert not np.shares_memory(after.conv, other.conv)
+                assert not np.shares_memory(after.state, other.state)
+            owner.layers[index] = after
+            assert owner.to_write(index) is after
+            taken.append(after)
+
+
+def test_a_pass_that_ends_early_and_another_fork_find_room() -> None:
+    state = ModelState(text_config(), "bfloat16")
+    linear = [index for index, layer in enumerate(state.layers) if isinstance(layer, LinearMemory)]
+    kept = state.fork()
+    state.layers[linear[0]] = state.to_write(linear[0])  # and then came Ctrl-C
+    again = state.fork()
+    for index in linear:
+        state.layers[index] = state.to_write(index)
+    layers = [layer for owner in (state, kept, again) for layer in owner.layers]
+    of_state = [layer for layer in layers[: len(state.layers)] if isinstance(layer, LinearMemory)]
+    others = [layer for layer in layers[len(state.layers) :] if isinstance(layer, LinearMemory)]
+    for number, own in enumerate(of_state):
+        for other in (*of_state[:number], *others):
+            assert not np.shares_memory(own.state, other.state)
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -17,6 +17,7 @@ from qwen35.backends.native.layers import Layer, Layers, Weights, pointer
 from qwen35.backends.native.library import Batch, Context, Library, forced_isa
 from qwen35.backends.native.lookahead import NativeLookahead
 from qwen35.backends.native.places import BlockTable, address, linear_places
+from qwen35.backends.native.reused import ReusedRows
 from qwen35.backends.native.rotary import Floats, TextRotary
 from qwen35.backends.native.rows import Rows
 from qwen35.backends.native.vision import Frames, encode_pictures
@@ -57,6 +58,7 @@ class NativeBackend:
         self._context = Context(library, num_threads, forced_isa() if isa is None else isa)
         self._store, self._stream = store, stream
         self._slot_outputs = np.empty(0, np.float32)
+        self._logits_memory = ReusedRows()
         self.prefill_chunk = prefill_chunk
         self._layers = Layers(weights, store.tables if store else None)
         self._block_table = BlockTable()
@@ -142,7 +144,7 @@ class NativeBackend:
 
     def _logits(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
         layers, text = self._layers, self.config.text
-        logits = np.empty((len(rows), text.vocab_size), np.float32)
+        logits = self._logits_memory.take(len(rows), text.vocab_size)
         self._context.call(
             "qw_head",
             layers.norm,

@@ -33,7 +33,7 @@ class Rows:
     def linear(self, index: int) -> tuple[list[LinearMemory], list[LinearMemory]]:
         """Of linear layer `index`: each sequence's memory before, and where it is to be after."""
         past = [cast(LinearMemory, state.layers[index]) for state in self._states]
-        return past, [memory.to_write() for memory in past]
+        return past, [state.to_write(index) for state in self._states]
 
     def leave(self, index: int, left: Sequence[LinearMemory]) -> None:
         """The layer is through."""

@@ -6,6 +6,10 @@
 #include <new>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace qw {
 
 class Scratch {
@@ -48,15 +52,20 @@ class Scratch {
     };
 
   private:
-    static constexpr size_t SMALLEST = size_t(1) << 20;
+    static constexpr size_t SMALLEST = size_t(1) << 20, HUGE_PAGE = size_t(2) << 20;
     struct Block {
         uint8_t* data;
         size_t size;
     };
 
+    // Large ones on huge pages, where the system has them for whoever asks: their first use costs less.
     void add_block(size_t size) {
-        void* data = std::aligned_alloc(64, (size + 63) / 64 * 64);
+        const size_t step = size >= HUGE_PAGE ? HUGE_PAGE : 64;
+        void* data = std::aligned_alloc(step, (size + step - 1) / step * step);
         if (!data) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+        if (size >= HUGE_PAGE) madvise(data, (size + step - 1) / step * step, MADV_HUGEPAGE);
+#endif
         blocks_.push_back({static_cast<uint8_t*>(data), size});
     }
     void free_all() {
