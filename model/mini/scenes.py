@@ -55,7 +55,7 @@ def polar_corners(kind: str, rng: random.Random) -> Points:
         start = rng.choice([-90, -90, 90])
         return [(1.15, start + 120 * i) for i in range(3)]
     if kind == "star":
-        inner = rng.uniform(0.45, 0.58)
+        inner = rng.uniform(0.4, 0.58)  # 0.44: a pentagram
         return [(1.15 if i % 2 == 0 else inner, 36 * i - 90) for i in range(10)]
     if kind == "diamond":
         wide = rng.uniform(0.72, 1.05)

@@ -122,10 +122,10 @@ def test_an_output_of_another_run_is_kept_or_dropped_on_request(batch: Invoke, s
     picture = "scans/scan000.png"
     batch(picture, ASK, "-o", OUT)
     first = OUT.read_text()
-    assert batch(picture, "what is it?", "-o", OUT, "--append").code == 0
+    assert batch(picture, "is there a circle?", "-o", OUT, "--append").code == 0
     assert OUT.read_text().startswith(first)
     assert len(OUT.read_text().splitlines()) == 2
-    assert "1 was done before" in batch(picture, "what is it?", "-o", OUT, "--append").err
+    assert "1 was done before" in batch(picture, "is there a circle?", "-o", OUT, "--append").err
     assert batch(picture, "how many circles?", "-o", OUT, "--overwrite").code == 0
     assert len(records(OUT)) == 1
 

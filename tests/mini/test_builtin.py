@@ -72,7 +72,7 @@ def test_the_packed_one_is_this_one(tmp_path: Path) -> None:
 
 def test_packed_it_answers_the_same(engine: Engine) -> None:
     packed = load_engine(PACKED, device="cpu", num_threads=1)
-    # Of print it makes something up, and 8 bits make up something else.
+    # What it says of print it has not learnt, and 8 bits make it say something else.
     learnt = [item for item in ITEMS if item["task"] in ("scenes", "outside", "tables", "receipts", "charts")]
     same = [ask(packed, item) == ask(engine, item) for item in learnt]
     assert sum(same) >= 0.98 * len(same)
