@@ -100,7 +100,7 @@ def test_all_turns_can_be_left_out(chat: Invoke, invoke: Invoke, summary: str, n
 
 
 def test_a_context_that_one_turn_fills_leaves_the_same_choices(chat: Invoke, invoke: Invoke) -> None:
-    long = "Tell me all about the number " + "one " * 80
+    long = "Tell me all about the number " + "one " * 100  # 128 tokens: no other question fits beside it
     full = chat(long, "And now?", options=("--ctx", "150"))
     assert full.code == 5
     assert "/compact leaves out the oldest turns" in full.err

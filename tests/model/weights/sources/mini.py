@@ -24,8 +24,9 @@ MINI = Path(qwen35.__file__).parent / "builtin" / "mini-bf16"
 Floats = NDArray[np.float32]
 Arrays = dict[str, Floats]  # by official names
 
-# Of the weights' own size, the root of mean squares: what rounding to a tile format takes.
-BOUNDS = {"q4": 0.16, "q8": 0.011, "f32": 1e-6}  # the embedding of the built-in model is the worst
+# Of the weights' own size, the root of mean squares: what rounding to a tile format takes. The embedding of
+# the built-in model is the worst: 0.0104 in q8, and 0.0117 of what Q4_1 has left of it.
+BOUNDS = {"q4": 0.16, "q8": 0.012, "f32": 1e-6}
 
 
 @cache
