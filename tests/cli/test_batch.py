@@ -261,7 +261,7 @@ def test_the_examples_run_as_shown(home: Path) -> None:
     text = (examples / "README.md").read_text()
     commands = re.findall(r"^ {4}(.*qwen batch .*)$", text, re.MULTILINE)
     assert len(commands) == 4
-    environment = os.environ | {"QWEN_MODEL": "mini", "QWEN_MAX_TOKENS": "60"}
+    environment = os.environ | {"QWEN_MODEL": "mini", "QWEN_MAX_TOKENS": "200"}
     for command in commands:
         line = command.partition(" | jq")[0].replace("qwen", f'"{sys.executable}" -m qwencli')
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment)
