@@ -77,8 +77,8 @@ def open_animation(source: Source, notify: Callable[[str], None]) -> PictureClip
         promised = _num_promised(source)
         if promised is not None and promised - first < 2:
             return None
-        size = upright_size(image)
         durations = _durations(image, first)
+        size = upright_size(image)
     except MemoryError:
         raise
     except Exception:  # whatever Pillow's parsers trip over: `decode_image` says it in plain words

@@ -104,9 +104,12 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) of what `upright` makes of it; no pixels are read for it in most formats."""
+    """(height, width) of what `upright` makes of it. Reads no pixels: EXIF data that a PNG has behind them
+    counts once they are loaded."""
     try:
-        is_on_its_side = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+        is_read = image.format != "PNG" or "exif" in image.info  # else Pillow would load them to look for it
+        exif = image.getexif() if is_read else {}
+        is_on_its_side = exif.get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
     except Exception:
         is_on_its_side = False
     return (image.width, image.height) if is_on_its_side else (image.height, image.width)

@@ -159,11 +159,11 @@ def _read(name: str) -> str:
 
 
 def _as_lark(name: str, text: str) -> str:
-    """llama.cpp's GBNF files are taken too."""
-    from llguidance import gbnf_to_lark
-
+    """llama.cpp's GBNF files are taken too. Raises InputError for what is no GBNF after all."""
     if _GBNF_RULE.search(text) is None:
         return text
+    from llguidance import gbnf_to_lark
+
     try:
         return gbnf_to_lark.gbnf_to_lark(text)
     except Exception as error:  # GbnfToLarkError, and whatever else its parser trips over

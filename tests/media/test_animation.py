@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from qwen35.errors import InputError
 from qwen35.messages import ImagePart, Sampling, TextPart, VideoPart
@@ -170,6 +170,17 @@ def test_gaps_and_other_sizes_of_numbered_files_are_told(tmp_path: Path, notes: 
     assert (
         notes[-1] == f"{spec}: 1 picture is of another size, and stretched to {WIDTH}x{HEIGHT} as the first"
     )
+
+
+def test_no_picture_is_decoded_to_compare_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be ten thousand of them."""
+    for number in range(5):
+        Image.fromarray(counter(number)).save(tmp_path / f"{number}.png")
+    loads: list[object] = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: (loads.append(image), load(image))[1])
+    open_numbered(f"{tmp_path}/%d.png", print)
+    assert len({*map(id, loads)}) == 1  # the first, for its size
 
 
 @pytest.mark.parametrize("suffix", ["webp", "png"])

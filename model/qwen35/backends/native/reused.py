@@ -16,17 +16,17 @@ class ReusedRows:
         self._own_references = 0  # to each of them, where nobody else holds it
 
     def take(self, num_rows: int, width: int) -> NDArray[np.float32]:
-        for index, array in enumerate(self._shapes()):
-            if array[0] >= num_rows and array[1] == width and self._references(index) == self._own_references:
+        """(num_rows, width). It is the caller's as long as any view of it lives. Raises MemoryError."""
+        for index in range(len(self._kept)):
+            rows, columns = self._kept[index].shape
+            is_free = self._references(index) == self._own_references
+            if is_free and rows >= num_rows and columns == width:
                 return self._kept[index][:num_rows]
         fresh = np.empty((num_rows, width), np.float32)
         self._kept = [*self._kept[1 - MOST_KEPT :], fresh]
         del fresh
         self._own_references = self._references(-1)
         return self._kept[-1][:]
-
-    def _shapes(self) -> list[tuple[int, ...]]:
-        return [each.shape for each in self._kept]
 
     def _references(self, index: int) -> int:
         """Views are counted: they hold the array that they are of."""
