@@ -66,21 +66,42 @@ def load(job: Job) -> Engine:
 
 
 def impose_local_routing(engine: Engine) -> None:
-    """Experts are chosen as real models choose them, whatever the random weights say."""
+    """Experts are chosen as real models choose them, whatever the random weights say.
+
+    Guesses at these choices are right as often, by layer and rank, as the weights' own are at theirs.
+    """
     backend, text = engine.backend, engine.processor.config.text
     assert isinstance(backend, NativeBackend)
     assert text.moe is not None
-    moe, run = text.moe, backend._run_experts
+    moe, run, store = text.moe, backend._run_experts, backend._store
+    assert store
+    guess, rng = store.guess, np.random.default_rng(0)
     layers = [Local(moe.num_experts, moe.num_experts_per_tok, i) for i in range(text.num_hidden_layers)]
     # Drawn before anything is measured: a draw costs half as much as a layer's experts.
     drawn = [cycle([layer.draw() for _ in range(DRAWN_AHEAD)]) for layer in layers]
+    coming: dict[int, Chosen] = {}
+    own_guess: dict[int, Chosen] = {}
+    right = np.zeros((len(layers), moe.num_experts_per_tok))
+
+    def draw(index: int, count: int) -> Chosen:
+        return np.array(list(islice(drawn[index], count)), np.int32)
+
+    def imposed_guess(index: int, guessed: Chosen) -> None:
+        own_guess[index] = guessed
+        coming[index] = draw(index, len(guessed))
+        wrong = rng.integers(0, moe.num_experts, guessed.shape, np.int32)
+        guess(index, np.where(rng.random(guessed.shape) < right[index], coming[index], wrong))
 
     def imposed(
         store: ExpertStore, index: int, layer: Layer, h: Floats, chosen: Chosen, *rest: Floats
     ) -> None:
-        chosen[:] = list(islice(drawn[index], len(chosen)))
+        if index in own_guess:
+            was_right = (own_guess.pop(index)[:, :, None] == chosen[:, None, :]).any(2).mean(0)
+            right[index] += (was_right - right[index]) / 16
+        chosen[:] = coming.pop(index) if index in coming else draw(index, len(chosen))
         run(store, index, layer, h, chosen, *rest)
 
+    store.guess = imposed_guess  # type: ignore[method-assign]
     backend._run_experts = imposed  # type: ignore[method-assign, assignment]
 
 

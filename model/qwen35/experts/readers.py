@@ -56,6 +56,10 @@ class Readers(Protocol):
     def cancel(self, reads: Sequence[Read]) -> None:
         """Take back what nobody has begun, wait for the others: their memory is the caller's again."""
 
+    def take_back(self, reads: Sequence[Read]) -> list[Read]:
+        """Those that somebody has begun and not ended; the others are the caller's again, with their memory."""
+        ...
+
     def is_done(self, read: Read) -> bool: ...
 
     def wait(self, reads: Sequence[Read]) -> None:
@@ -96,13 +100,16 @@ class ThreadReaders:
                     self._urgent.append(read)
 
     def cancel(self, reads: Sequence[Read]) -> None:
+        self.wait(self.take_back(reads))
+
+    def take_back(self, reads: Sequence[Read]) -> list[Read]:
         with self._lock:
             for read in reads:
                 for waiting in (self._urgent, self._later):
                     if read in waiting:
                         waiting.remove(read)
                         self._under_way.discard(read)
-        self.wait(reads)
+            return [read for read in reads if read in self._under_way]
 
     def is_done(self, read: Read) -> bool:
         return read not in self._under_way

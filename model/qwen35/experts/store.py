@@ -4,6 +4,9 @@ Each layer keeps the experts that were chosen most, as many as its equal share o
 counts half as much after HALF_LIFE tokens. So does a token of a long prompt, which needs nearly all experts:
 what its end needed is kept. (benchmarks/expert_policies.py measures this against other policies.) What a call
 needs beside them is read into slots that no layer owns, and stays where it now counts more than another.
+
+The disk would rest while a layer's mixer is computed, as its experts are chosen after it. So some are guessed,
+and their reads begin before.
 """
 
 import time
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from qwen35.errors import DoesNotFit
 from qwen35.events import ExpertUse
 from qwen35.experts.files import RecordFile
+from qwen35.experts.guesses import Guesses
 from qwen35.experts.hot import read_hot, write_hot
 from qwen35.experts.readers import Check, Read, Readers, ThreadReaders
 from qwen35.memory import allocate, available_memory, release, resident_memory
@@ -75,6 +79,10 @@ class ExpertStore:
         self._weights = [1.0 for _ in layers]  # of the next token's choices
         self._ram_bytes, self._looked_at = ram_bytes, 0.0
         self._ahead: list[dict[int, tuple[int, Read]]] = [{} for _ in layers]  # on their way, for later
+        self._guesses = Guesses(len(layers))
+        self._guessed_for = 0
+        self._guessed: dict[int, tuple[int, Read]] = {}  # on their way for the next call, of that layer
+        self._strays: list[tuple[int, Read]] = []  # slots that are being read into for nobody
         self._files = {name: RecordFile(str(folder / name)) for name in {entry.file for entry in layers}}
         self._readers = readers or ThreadReaders()
         self._hits = self._misses = self._bytes_read = 0
@@ -94,6 +102,27 @@ class ExpertStore:
         """Whether records pass by the system's cache."""
         return all(file.is_direct for file in self._files.values())
 
+    def may_miss(self, layer: int) -> bool:
+        """Whether some of its experts are not in memory."""
+        return bool((self._slots[layer] < 0).any())
+
+    def guess(self, layer: int, guessed: NDArray[np.int32]) -> None:
+        """Begin to read what the next `fetch`, of this layer, is likely to want.
+
+        `guessed` (M, A): by rank, what its router says before its turn. To be called with no batches open.
+        """
+        self._let_go(list(self._guessed))
+        self._guessed_for = layer
+        slots, ahead = self._slots[layer], self._ahead[layer]
+        for expert in self._guesses.likely(layer, guessed):
+            if len(self._free) <= self._staging // 2:
+                break
+            if slots[expert] < 0 and expert not in ahead:
+                slot = self._free.pop()
+                read = self._read(layer, expert, slot)
+                self._readers.submit([read], is_urgent=True)
+                self._guessed[expert] = slot, read  # after Ctrl-C before this nobody takes it for read
+
     def fetch(self, layer: int, chosen: NDArray[np.int32]) -> Generator[NDArray[np.uint8]] | None:
         """Bring the experts `chosen` (M, A) into memory, in batches: masks (E) of those that are there.
 
@@ -108,6 +137,9 @@ class ExpertStore:
         missing = needed[slots[needed] < 0].tolist()
         self._hits += len(needed) - len(missing)
         self._misses += len(missing)
+        self._guesses.judge(layer, chosen)
+        if self._guessed:
+            missing = self._take_guessed(layer, missing)
         if not missing:
             if not self._ahead[layer] and np.count_nonzero(slots >= 0) <= self._share:
                 return None  # the usual case: nothing has to go
@@ -285,11 +317,35 @@ class ExpertStore:
                 else:  # whoever needs it will read it again, and say what is wrong
                     self._free.append(slot)
 
+    def _take_guessed(self, layer: int, missing: list[int]) -> list[int]:
+        """Of what was guessed, take over what is needed and there, and let go what is not needed.
+
+        Returns the rest of the missing ones.
+        """
+        is_this = layer == self._guessed_for
+        self._let_go([expert for expert in self._guessed if not (is_this and expert in missing)])
+        for expert, (slot, read) in list(self._guessed.items()):
+            if self._readers.is_done(read) and read.error is None:
+                del self._guessed[expert]
+                self._place(layer, expert, slot)
+                missing.remove(expert)
+        return missing
+
+    def _let_go(self, guessed: list[int]) -> None:
+        """Of these nobody wants to know any more. Their slots are free when nobody reads into them."""
+        for expert in guessed:
+            self._strays.append(self._guessed.pop(expert))
+        begun = set(self._readers.take_back([read for _, read in self._strays])) if self._strays else set()
+        self._free += [slot for slot, read in self._strays if read not in begun]
+        self._strays = [(slot, read) for slot, read in self._strays if read in begun]
+
     def _join(self, layer: int, missing: list[int], coming: list[tuple[int, int, Read]]) -> list[int]:
         """Wait with the others for what is on its way already. Returns the rest of the missing ones."""
         rest = []
         for expert in missing:
-            if expert in self._ahead[layer]:
+            if expert in self._guessed:
+                coming.append((expert, *self._guessed.pop(expert)))
+            elif expert in self._ahead[layer]:
                 slot, read = self._ahead[layer].pop(expert)
                 self._readers.hurry([read])
                 coming.append((expert, slot, read))

@@ -74,10 +74,11 @@ class MtpLayers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One decoder layer; `mixer` and `mlp` are pointers, ready to be passed on."""
+    """One decoder layer; `mixer`, `after` and `mlp` are pointers, ready to be passed on."""
 
     is_linear: bool  # else full attention
     mixer: Pointer
+    after: Pointer  # a part of the mixer: its norm and router
     mlp: Pointer
     records: int | None  # address of the addresses (E) of the experts; None: a dense MLP
 
@@ -175,7 +176,7 @@ class Layers:
         prefix = f"language_model.layers.{index}."
         self._weights.wait_for(prefix)
         is_linear = text.layer_types[index] == "linear_attention"
-        mixer = pointer(self._linear(text, prefix) if is_linear else self._attention(text, prefix))
+        mixer = self._linear(text, prefix) if is_linear else self._attention(text, prefix)
         tables = self._expert_tables
         return self._with_mlp(
             text, is_linear, mixer, prefix, index, None if tables is None else tables[index]
@@ -183,20 +184,21 @@ class Layers:
 
     def _attention_layer(self, text: TextConfig, prefix: str, experts: str) -> Layer:
         """One beside the main model's. `experts`: the name of its experts."""
-        return self._with_mlp(text, False, pointer(self._attention(text, prefix)), prefix, experts, None)
+        return self._with_mlp(text, False, self._attention(text, prefix), prefix, experts, None)
 
     def _with_mlp(
         self,
         text: TextConfig,
         is_linear: bool,
-        mixer: Pointer,
+        mixer: Linear | Attention,
         prefix: str,
         experts: int | str,
         records: NDArray[np.uintp] | None,
     ) -> Layer:
         """`records`: where its experts are; None: `weights` holds them."""
+        pointers = pointer(mixer), pointer(mixer.after)
         if text.moe is None:
-            return Layer(is_linear, mixer, pointer(self._mlp(prefix + "mlp.")), None)
+            return Layer(is_linear, *pointers, pointer(self._mlp(prefix + "mlp.")), None)
         D, size, moe = text.hidden_size, text.moe.moe_intermediate_size, text.moe
         format_name = self._weights.expert_format(experts)
         mlp = Moe(
@@ -211,7 +213,7 @@ class Layers:
         if records is None:
             address, stride = self._weights.experts(experts)
             records = np.arange(moe.num_experts, dtype=np.uintp) * np.uintp(stride) + np.uintp(address)
-        return Layer(is_linear, mixer, pointer(mlp), self._keep(records))
+        return Layer(is_linear, *pointers, pointer(mlp), self._keep(records))
 
     def _after(self, text: TextConfig, prefix: str) -> After:
         norm = self._vector(prefix + "post_attention_layernorm.weight")

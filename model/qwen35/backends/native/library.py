@@ -168,6 +168,7 @@ _FUNCTIONS: dict[str, Sequence[type]] = {
     "qw_embed": (POINTER(Matrix), c_void_p, c_int32, c_void_p),
     "qw_linear": (POINTER(Linear), POINTER(Batch), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
     "qw_attention": (POINTER(Attention), POINTER(Batch), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
+    "qw_guess": (POINTER(After), c_float, c_int32, c_int32, c_void_p, c_void_p),
     "qw_mlp": (POINTER(Mlp), c_int32, c_void_p, c_void_p),
     "qw_moe": (POINTER(Moe), c_int32, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
     "qw_experts": (

@@ -50,15 +50,19 @@ class NativeReaders:
             self._functions.qw_readers_hurry(self._handle, self._address(read))
 
     def cancel(self, reads: Sequence[Read]) -> None:
-        for read in self._those_under_way(reads):
-            if self._functions.qw_readers_cancel(self._handle, self._address(read)):
-                del self._under_way[read]
-        self._wait(self._those_under_way(reads))
-        for read in self._those_under_way(reads):
+        left = self.take_back(reads)
+        self._wait(left)
+        for read in left:
             del self._under_way[read]
 
+    def take_back(self, reads: Sequence[Read]) -> list[Read]:
+        for read in self._those_under_way(reads):
+            if self._functions.qw_readers_cancel(self._handle, self._address(read)) or self._is_over(read):
+                del self._under_way[read]
+        return self._those_under_way(reads)
+
     def is_done(self, read: Read) -> bool:
-        if read in self._under_way and self._wait([read], timeout_ms=0):
+        if read in self._under_way and self._is_over(read):
             self._finish(read)
         return read not in self._under_way
 
@@ -87,6 +91,9 @@ class NativeReaders:
             if timeout_ms is not None:
                 return False
         return True
+
+    def _is_over(self, read: Read) -> bool:
+        return self._wait([read], timeout_ms=0)
 
     def _finish(self, read: Read) -> None:
         if self._under_way[read][0].state == native.Read.FAILED:

@@ -56,6 +56,11 @@ int32_t qw_attention(QwContext* context, const QwAttention* layer, const QwBatch
     return call(context, [&] { qw::run_attention(*context, *layer, *batch, blocks, x, h, chosen, weights); });
 }
 
+int32_t qw_guess(QwContext* context, const QwAfter* after, float eps, int32_t hidden, int32_t num_rows,
+                 const float* x, int32_t* chosen) {
+    return call(context, [&] { qw::guess_experts(*context, *after, eps, hidden, num_rows, x, chosen); });
+}
+
 int32_t qw_mlp(QwContext* context, const QwMlp* layer, int32_t num_rows, const float* h, float* x) {
     return call(context, [&] { qw::run_mlp(*context, *layer, num_rows, h, x); });
 }

@@ -113,6 +113,10 @@ int32_t qw_linear(QwContext*, const QwLinear*, const QwBatch*, const QwLinearSta
 int32_t qw_attention(QwContext*, const QwAttention*, const QwBatch*, const QwKeyValues* blocks, float* x,
                      float* h, int32_t* chosen, float* weights);
 
+// A guess at that choice before the mixer is computed: what the router says of x (M, D) as it is. chosen (M, A).
+int32_t qw_guess(QwContext*, const QwAfter*, float eps, int32_t hidden, int32_t num_rows, const float* x,
+                 int32_t* chosen);
+
 // x (M, D) += mlp(h).
 int32_t qw_mlp(QwContext*, const QwMlp*, int32_t num_rows, const float* h, float* x);
 // Likewise a mixture; `records[e]` is where expert e lies, needed for the chosen ones only.

@@ -16,6 +16,9 @@ Normed norm_rows(Context& context, const float* norm, float eps, int size, const
 // A mixer's end: x += mixed, h = norm(x), and the router's choice where there is one.
 void finish_mixer(Context& context, const QwAfter& after, float eps, int size, const Rows<float>& mixed,
                   float* x, float* h, int32_t* chosen, float* weights);
+// What the router would choose for x as it is, before the mixer has changed it.
+void guess_experts(Context& context, const QwAfter& after, float eps, int size, int num_rows, const float* x,
+                   int32_t* chosen);
 
 void run_linear(Context& context, const QwLinear& layer, const QwBatch& batch, const QwLinearState* states,
                 float* x, float* h, int32_t* chosen, float* weights);
