@@ -1,8 +1,8 @@
 """Whether a layer's router, asked before the layer's mixer is computed, is to be believed.
 
-What it says of the mixer's input is a guess at what it will say of its output: the better the deeper the layer,
-and the better for the experts that it ranks first. So each layer's ranks are believed for as long as they have
-been right lately. (benchmarks/expert_policies.py measures guesses on traces.)
+What it says of the mixer's input is a guess at what it will say of its output: the better the deeper the
+layer, and the better for the experts that it ranks first. So each layer's ranks are believed for as long as
+they have been right lately.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ class Guesses:
         self._guessed = np.empty((0, 0), np.int32)
 
     def likely(self, layer: int, guessed: NDArray[np.int32]) -> list[int]:
-        """Of the experts `guessed` (M, A), in order of rank, those that may be believed: the first ranks first."""
+        """Of the experts `guessed` (M, A) those that may be believed, the first ranks first."""
         if not len(self._right[layer]):
             self._right[layer] = np.zeros(guessed.shape[1])
         self._layer, self._guessed = layer, guessed

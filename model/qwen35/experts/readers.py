@@ -57,7 +57,7 @@ class Readers(Protocol):
         """Take back what nobody has begun, wait for the others: their memory is the caller's again."""
 
     def take_back(self, reads: Sequence[Read]) -> list[Read]:
-        """Those that somebody has begun and not ended; the others are the caller's again, with their memory."""
+        """Those that are begun and not ended; the others, and their memory, are the caller's again."""
         ...
 
     def is_done(self, read: Read) -> bool: ...

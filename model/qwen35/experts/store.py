@@ -5,8 +5,8 @@ counts half as much after HALF_LIFE tokens. So does a token of a long prompt, wh
 what its end needed is kept. (benchmarks/expert_policies.py measures this against other policies.) What a call
 needs beside them is read into slots that no layer owns, and stays where it now counts more than another.
 
-The disk would rest while a layer's mixer is computed, as its experts are chosen after it. So some are guessed,
-and their reads begin before.
+The disk would rest while a layer's mixer is computed, as its experts are chosen after it. So some are
+guessed, and their reads begin before.
 """
 
 import time
