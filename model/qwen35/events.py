@@ -35,7 +35,8 @@ class Timings:
 class ExpertUse:
     """Experts that a request needed, each counted once in a layer and a call of it; or layers, once a step.
 
-    `hits` were in memory, `misses` were read from the disk; `stall_s`: seconds of waiting for the disk with
+    `hits` were in memory, `misses` were read from the disk; `bytes_read`: of these, and of those that were
+    guessed wrongly; `stall_s`: seconds of waiting for the disk with
     nothing left to compute; `arena_bytes`: memory that holds experts, or layers.
     """
 

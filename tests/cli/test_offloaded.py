@@ -47,7 +47,10 @@ def test_the_answer_is_the_same(invoke: Invoke) -> None:
         assert values["answer"] == resident["answer"]
         use = values["experts"]
         assert use["misses"] > 0
-        assert use["bytes_read"] == use["misses"] * next(iter(MANIFEST.experts.values())).stride
+        stride = next(iter(MANIFEST.experts.values())).stride
+        guessed_wrong, rest = divmod(use["bytes_read"] - use["misses"] * stride, stride)
+        assert not rest
+        assert 0 <= guessed_wrong <= use["misses"] // 2
         assert use["hit_rate"] == round(use["hits"] / (use["hits"] + use["misses"]), 4)
         is_tight = EXPERTS - missing < EXPERTS // 2  # then they have the room of what sees pictures, too
         assert use["arena_bytes"] <= EXPERTS - (0 if is_tight else missing)
