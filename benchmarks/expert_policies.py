@@ -22,7 +22,8 @@ from benchmarks.routing import Local
 from qwen35.backends.native.backend import NativeBackend
 from qwen35.backends.native.layers import Layer
 from qwen35.backends.native.library import load
-from qwen35.experts.store import HALF_LIFE, ExpertStore
+from qwen35.experts.counts import HALF_LIFE
+from qwen35.experts.store import ExpertStore
 from qwen35.processing.processor import Processor
 from qwen35.weights.packed import PackedModel
 from qwen35.weights.placement import text_experts

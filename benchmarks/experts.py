@@ -83,23 +83,27 @@ def table(contenders: list[Contender], runs: list[Run]) -> str:
         if own and "hit_rate" in own[0].figures:
             figures = [run.figures for run in own]
             disk = [
-                f["disk_bytes_per_s"] / f["bytes_per_token"] if f["bytes_per_token"] else 1e9 for f in figures
+                f["disk_bytes_per_s"] / needed
+                if (needed := f["bytes_per_token"] - f["wasted_per_token"])
+                else 1e9
+                for f in figures
             ]
             limits = [min(rate, median(in_memory)) if in_memory else rate for rate in disk]
             shares = [rate / limit for rate, limit in zip(rates, limits, strict=True)]
             row += [
                 f"{median(f['hit_rate'] for f in figures):.0%}",
                 f"{median(f['bytes_per_token'] for f in figures) / 1e9:.3f} GB",
+                f"{median(f['wasted_per_token'] for f in figures) / 1e9:.3f} GB",
                 f"{median(f['disk_bytes_per_s'] for f in figures) / 1e9:.2f} GB/s",
                 f"{median(limits):.2f}",
                 f"{median(shares):.0%}",
             ]
         else:
-            row += ["-"] * 5
+            row += ["-"] * 6
         row.append(f"{median(run.figures['peak_bytes'] for run in own) / 1e9:.2f} GB" if own else "-")
         rows.append(row)
     header = (
-        *("engine, memory, routing", "tokens/s", "hits", "read per token"),
+        *("engine, memory, routing", "tokens/s", "hits", "read per token", "in vain"),
         *("disk", "limit, tokens/s", "of the limit", "peak memory"),
     )
     return harness.markdown(header, rows)

@@ -33,6 +33,7 @@ from qwen35.engine.load import States, load_engine
 from qwen35.engine.request import Request
 from qwen35.events import ExpertUse, Finished, PictureProgress
 from qwen35.experts.files import RecordFile
+from qwen35.experts.guesses import Guesses
 from qwen35.experts.layers import PIECE
 from qwen35.experts.readers import NUM_READERS, Read, ThreadReaders
 from qwen35.experts.store import ExpertStore
@@ -80,24 +81,21 @@ def impose_local_routing(engine: Engine) -> None:
     # Drawn before anything is measured: a draw costs half as much as a layer's experts.
     drawn = [cycle([layer.draw() for _ in range(DRAWN_AHEAD)]) for layer in layers]
     coming: dict[int, Chosen] = {}
-    own_guess: dict[int, Chosen] = {}
-    right = np.zeros((len(layers), moe.num_experts_per_tok))
+    own = [Guesses() for _ in layers]
 
     def draw(index: int, count: int) -> Chosen:
         return np.array(list(islice(drawn[index], count)), np.int32)
 
     def imposed_guess(index: int, guessed: Chosen) -> None:
-        own_guess[index] = guessed
+        own[index].likely(guessed, np.ones(guessed.shape, np.bool_))
         coming[index] = draw(index, len(guessed))
         wrong = rng.integers(0, moe.num_experts, guessed.shape, np.int32)
-        guess(index, np.where(rng.random(guessed.shape) < right[index], coming[index], wrong))
+        guess(index, np.where(rng.random(guessed.shape) < own[index].right, coming[index], wrong))
 
     def imposed(
         store: ExpertStore, index: int, layer: Layer, h: Floats, chosen: Chosen, *rest: Floats
     ) -> None:
-        if index in own_guess:
-            was_right = (own_guess.pop(index)[:, :, None] == chosen[:, None, :]).any(2).mean(0)
-            right[index] += (was_right - right[index]) / 16
+        own[index].judge(chosen)
         chosen[:] = coming.pop(index) if index in coming else draw(index, len(chosen))
         run(store, index, layer, h, chosen, *rest)
 
@@ -170,6 +168,7 @@ def on_disk(job: Job, use: ExpertUse, disk_bytes_per_s: float) -> dict[str, Any]
     return {
         "hit_rate": use.hit_rate,
         "bytes_per_token": use.bytes_read / (job.num_tokens - 1),
+        "wasted_per_token": use.bytes_wasted / (job.num_tokens - 1),
         "stall_s": use.stall_s,
         "arena_bytes": use.arena_bytes,
         "disk_bytes_per_s": disk_bytes_per_s,

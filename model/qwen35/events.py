@@ -35,9 +35,9 @@ class Timings:
 class ExpertUse:
     """Experts that a request needed, each counted once in a layer and a call of it; or layers, once a step.
 
-    `hits` were in memory, `misses` were read from the disk; `bytes_read`: of these, and of those that were
-    guessed wrongly; `stall_s`: seconds of waiting for the disk with
-    nothing left to compute; `arena_bytes`: memory that holds experts, or layers.
+    `hits` were in memory, `misses` were read from the disk; `stall_s`: seconds of waiting for the disk with
+    nothing left to compute; `arena_bytes`: memory that holds experts, or layers; `bytes_wasted`: of those
+    read, what was guessed to be needed and was not.
     """
 
     hits: int = 0
@@ -45,6 +45,7 @@ class ExpertUse:
     bytes_read: int = 0
     stall_s: float = 0.0
     arena_bytes: int = 0
+    bytes_wasted: int = 0
 
     @property
     def hit_rate(self) -> float:
@@ -60,6 +61,7 @@ class ExpertUse:
             self.bytes_read - earlier.bytes_read,
             self.stall_s - earlier.stall_s,
             self.arena_bytes,
+            self.bytes_wasted - earlier.bytes_wasted,
         )
 
 

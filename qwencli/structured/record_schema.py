@@ -25,6 +25,7 @@ _ON_DISK = {
     "bytes_read": _COUNT,
     "stall_s": _SECONDS,
     "arena_bytes": _COUNT,
+    "bytes_wasted": _COUNT,
     "hit_rate": {"type": "number", "minimum": 0, "maximum": 1},
 }
 

@@ -1,36 +1,46 @@
 """Whether a layer's router, asked before the layer's mixer is computed, is to be believed.
 
 What it says of the mixer's input is a guess at what it will say of its output: the better the deeper the
-layer, and the better for the experts that it ranks first. So each layer's ranks are believed for as long as
-they have been right lately.
+layer, and the better for the experts that it ranks first. What counts is how often it is right about experts
+that are not in memory: where most are, what it names in vain is mostly among the others. So each layer's
+ranks are believed for as long as they have been right about such experts lately.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 LIKELY = 0.7  # share of right guesses from which a rank is believed: a wrong one delays what is needed
-MEMORY = 16  # calls over which that share is taken
+MEMORY = 16  # guesses over which that share is taken
+PROBE = 8  # calls in one of which a layer is asked of which no rank is believed
 
 
 class Guesses:
-    """Of all layers. Mutable."""
+    """Of one layer. Mutable."""
 
-    def __init__(self, num_layers: int) -> None:
-        self._right = [np.zeros(0) for _ in range(num_layers)]  # share by rank, of the last calls
-        self._layer: int | None = None
-        self._guessed = np.empty((0, 0), np.int32)
+    def __init__(self) -> None:
+        self.right: NDArray[np.float64] = np.zeros(0)  # (A): share of right guesses by rank, of the last
+        self._guessed: NDArray[np.int32] | None = None
+        self._is_missing: NDArray[np.bool_] = np.zeros((0, 0), np.bool_)
+        self._calls = 0
 
-    def likely(self, layer: int, guessed: NDArray[np.int32]) -> list[int]:
-        """Of the experts `guessed` (M, A) those that may be believed, the first ranks first."""
-        if not len(self._right[layer]):
-            self._right[layer] = np.zeros(guessed.shape[1])
-        self._layer, self._guessed = layer, guessed
-        believed = guessed[:, self._right[layer] >= LIKELY]
-        return list(dict.fromkeys(believed.T.ravel().tolist()))
+    def is_due(self) -> bool:
+        """Whether to ask for guesses in this call."""
+        self._calls += 1
+        return self._calls % PROBE == 1 or bool((self.right >= LIKELY).any())
 
-    def judge(self, layer: int, chosen: NDArray[np.int32]) -> None:
-        """Learn from what was chosen (M, A) after all, where this layer's were guessed last."""
-        if self._layer == layer and self._guessed.shape == chosen.shape:
-            right = (self._guessed[:, :, None] == chosen[:, None, :]).any(2).mean(0)
-            self._right[layer] += (right - self._right[layer]) / MEMORY
-        self._layer = None
+    def likely(self, guessed: NDArray[np.int32], is_missing: NDArray[np.bool_]) -> list[int]:
+        """Of the experts `guessed` (M, A) those missing that may be believed, the first ranks first."""
+        if not self.right.size:
+            self.right = np.zeros(guessed.shape[1])
+        self._guessed, self._is_missing = guessed, is_missing
+        believed = is_missing & (self.right >= LIKELY)
+        return list(dict.fromkeys(guessed.T[believed.T].tolist()))
+
+    def judge(self, chosen: NDArray[np.int32]) -> None:
+        """Learn from what was chosen (M, A) after all, where that was guessed."""
+        guessed, self._guessed = self._guessed, None
+        if guessed is None or guessed.shape != chosen.shape:  # the latter of a step that was given up
+            return
+        is_right = (guessed[:, :, None] == chosen[:, None, :]).any(2)
+        for right, missing in zip(is_right, self._is_missing, strict=True):
+            self.right += np.where(missing, (right - self.right) / MEMORY, 0.0)

@@ -57,7 +57,7 @@ class Readers(Protocol):
         """Take back what nobody has begun, wait for the others: their memory is the caller's again."""
 
     def take_back(self, reads: Sequence[Read]) -> list[Read]:
-        """Those that are begun and not ended; the others, and their memory, are the caller's again."""
+        """Those of them that nobody had begun: they, and their memory, are the caller's again."""
         ...
 
     def is_done(self, read: Read) -> bool: ...
@@ -100,16 +100,19 @@ class ThreadReaders:
                     self._urgent.append(read)
 
     def cancel(self, reads: Sequence[Read]) -> None:
-        self.wait(self.take_back(reads))
+        self.take_back(reads)
+        self.wait(reads)
 
     def take_back(self, reads: Sequence[Read]) -> list[Read]:
+        taken = []
         with self._lock:
             for read in reads:
                 for waiting in (self._urgent, self._later):
                     if read in waiting:
                         waiting.remove(read)
                         self._under_way.discard(read)
-            return [read for read in reads if read in self._under_way]
+                        taken.append(read)
+        return taken
 
     def is_done(self, read: Read) -> bool:
         return read not in self._under_way

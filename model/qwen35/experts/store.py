@@ -1,9 +1,9 @@
 """Which experts are in memory, and how the others get there.
 
-Each layer keeps the experts that were chosen most, as many as its equal share of the arena holds; a choice
-counts half as much after HALF_LIFE tokens. So does a token of a long prompt, which needs nearly all experts:
-what its end needed is kept. (benchmarks/expert_policies.py measures this against other policies.) What a call
-needs beside them is read into slots that no layer owns, and stays where it now counts more than another.
+Each layer keeps the experts that were chosen most, as many as its equal share of the arena holds, by counts
+that fade from token to token: of a long prompt, which needs nearly all experts, what its end needed.
+(benchmarks/expert_policies.py measures this against other policies.) What a call needs beside them is read
+into slots that no layer owns, and stays where it now counts more than another.
 
 The disk would rest while a layer's mixer is computed, as its experts are chosen after it. So some are
 guessed, and their reads begin before.
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qwen35.errors import DoesNotFit
 from qwen35.events import ExpertUse
+from qwen35.experts.counts import FadingCounts
 from qwen35.experts.files import RecordFile
 from qwen35.experts.guesses import Guesses
 from qwen35.experts.hot import read_hot, write_hot
@@ -26,7 +27,6 @@ from qwen35.memory import allocate, available_memory, release, resident_memory
 from qwen35.weights.manifest import ExpertsEntry
 
 BATCH = 16  # experts that are computed while as many are being read
-HALF_LIFE = 64  # tokens
 STAGING = 2 * BATCH  # slots that no layer owns, or as many as a layer has experts
 RESERVE = 300 << 20  # bytes that are left to other programs
 PATIENCE = 20  # looks in a row, half a second apart at least, that find room before the arena grows
@@ -75,17 +75,16 @@ class ExpertStore:
         self._share = self._share_of(num_slots)
         self.tables = [np.zeros(count, np.uintp) for count in num_experts]
         self._slots = [np.full(count, -1, np.int32) for count in num_experts]
-        self._scores = [np.zeros(count) for count in num_experts]
-        self._weights = [1.0 for _ in layers]  # of the next token's choices
+        self._counts = [FadingCounts(count) for count in num_experts]
         self._ram_bytes, self._looked_at = ram_bytes, 0.0
         self._ahead: list[dict[int, tuple[int, Read]]] = [{} for _ in layers]  # on their way, for later
-        self._guesses = Guesses(len(layers))
+        self._guesses = [Guesses() for _ in layers]
         self._guessed_for = 0
         self._guessed: dict[int, tuple[int, Read]] = {}  # on their way for the next call, of that layer
         self._strays: list[tuple[int, Read]] = []  # slots that are being read into for nobody
         self._files = {name: RecordFile(str(folder / name)) for name in {entry.file for entry in layers}}
         self._readers = readers or ThreadReaders()
-        self._hits = self._misses = self._bytes_read = 0
+        self._hits = self._misses = self._bytes_read = self._bytes_wasted = 0
         self._stall_s = 0.0
         self._hot = hot
         if hot:
@@ -93,8 +92,9 @@ class ExpertStore:
 
     @property
     def use(self) -> ExpertUse:
+        arena_bytes = self._num_slots * self._stride
         return ExpertUse(
-            self._hits, self._misses, self._bytes_read, self._stall_s, self._num_slots * self._stride
+            self._hits, self._misses, self._bytes_read, self._stall_s, arena_bytes, self._bytes_wasted
         )
 
     @property
@@ -102,9 +102,9 @@ class ExpertStore:
         """Whether records pass by the system's cache."""
         return all(file.is_direct for file in self._files.values())
 
-    def may_miss(self, layer: int) -> bool:
-        """Whether some of its experts are not in memory."""
-        return bool((self._slots[layer] < 0).any())
+    def wants_guess(self, layer: int) -> bool:
+        """Whether `guess` may be of use before the next `fetch`, of this layer."""
+        return bool((self._slots[layer] < 0).any()) and self._guesses[layer].is_due()
 
     def guess(self, layer: int, guessed: NDArray[np.int32]) -> None:
         """Begin to read what the next `fetch`, of this layer, is likely to want.
@@ -113,11 +113,10 @@ class ExpertStore:
         """
         self._let_go(list(self._guessed))
         self._guessed_for = layer
-        slots, ahead = self._slots[layer], self._ahead[layer]
-        for expert in self._guesses.likely(layer, guessed):
+        for expert in self._guesses[layer].likely(guessed, self._slots[layer][guessed] < 0):
             if len(self._free) <= self._staging // 2:
                 break
-            if slots[expert] < 0 and expert not in ahead:
+            if expert not in self._ahead[layer]:
                 slot = self._free.pop()
                 read = self._read(layer, expert, slot)
                 self._readers.submit([read], is_urgent=True)
@@ -131,15 +130,15 @@ class ExpertStore:
         CheckpointError where a record cannot be read or is damaged.
         """
         slots = self._slots[layer]
-        self._count(layer, chosen)
+        self._counts[layer].add(chosen)
+        self._guesses[layer].judge(chosen)
         needed = np.unique(chosen).astype(np.intp)
         self._collect(layer)
         missing = needed[slots[needed] < 0].tolist()
         self._hits += len(needed) - len(missing)
         self._misses += len(missing)
-        self._guesses.judge(layer, chosen)
         if self._guessed:
-            missing = self._take_guessed(layer, missing)
+            self._take_guessed(layer, missing)
         if not missing:
             if not self._ahead[layer] and np.count_nonzero(slots >= 0) <= self._share:
                 return None  # the usual case: nothing has to go
@@ -197,9 +196,9 @@ class ExpertStore:
     def hot(self) -> dict[int, list[int]]:
         """By layer, the experts that are in memory, the most chosen first."""
         found = {}
-        for layer, (slots, scores) in enumerate(zip(self._slots, self._scores, strict=True)):
+        for layer, (slots, counts) in enumerate(zip(self._slots, self._counts, strict=True)):
             here = np.flatnonzero(slots >= 0)
-            found[layer] = here[np.argsort(-scores[here], kind="stable")].tolist()
+            found[layer] = here[np.argsort(-counts.values[here], kind="stable")].tolist()
         return found
 
     def make_room(self) -> None:
@@ -238,7 +237,9 @@ class ExpertStore:
         for layer, slots in enumerate(self._slots):
             self._collect(layer)
             here = np.flatnonzero(slots >= 0)
-            for expert in here[np.argsort(self._scores[layer][here])][: max(0, len(here) - self._share)]:
+            for expert in here[np.argsort(self._counts[layer].values[here])][
+                : max(0, len(here) - self._share)
+            ]:
                 self._drop(layer, int(expert))
             for expert in list(self._ahead[layer])[max(0, self._share - len(here)) :]:
                 slot, read = self._ahead[layer].pop(expert)
@@ -272,19 +273,6 @@ class ExpertStore:
         if self._hot and self._misses:
             write_hot(self._hot, self.hot())
 
-    def _count(self, layer: int, chosen: NDArray[np.int32]) -> None:
-        """Let a choice weigh more from token to token: the same as counts that fade."""
-        M, A = chosen.shape
-        if M == 1:  # a token's experts are different ones
-            self._scores[layer][chosen[0]] += self._weights[layer]
-        else:
-            weights = self._weights[layer] * 2.0 ** (np.arange(M) / HALF_LIFE)
-            np.add.at(self._scores[layer], chosen.ravel(), np.repeat(weights, A))
-        self._weights[layer] *= 2.0 ** (M / HALF_LIFE)
-        if self._weights[layer] > 1e100:
-            self._scores[layer] /= self._weights[layer]
-            self._weights[layer] = 1.0
-
     def _share_of(self, num_slots: int) -> int:
         return max(0, num_slots - self._staging) // len(self._layers)
 
@@ -299,7 +287,7 @@ class ExpertStore:
         kept = np.flatnonzero(candidates)
         room = max(0, self._share - sum(e not in needed for e in self._ahead[layer]))
         if len(kept) > room:
-            kept = kept[np.argsort(-self._scores[layer][kept], kind="stable")[:room]]
+            kept = kept[np.argsort(-self._counts[layer].values[kept], kind="stable")[:room]]
         mask = np.zeros(len(candidates), np.bool_)
         mask[kept] = True
         candidates[needed] = False
@@ -317,11 +305,8 @@ class ExpertStore:
                 else:  # whoever needs it will read it again, and say what is wrong
                     self._free.append(slot)
 
-    def _take_guessed(self, layer: int, missing: list[int]) -> list[int]:
-        """Of what was guessed, take over what is needed and there, and let go what is not needed.
-
-        Returns the rest of the missing ones.
-        """
+    def _take_guessed(self, layer: int, missing: list[int]) -> None:
+        """Of what was guessed, take out of `missing` what is there, and let go what is not in it."""
         is_this = layer == self._guessed_for
         self._let_go([expert for expert in self._guessed if not (is_this and expert in missing)])
         for expert, (slot, read) in list(self._guessed.items()):
@@ -329,15 +314,25 @@ class ExpertStore:
                 del self._guessed[expert]
                 self._place(layer, expert, slot)
                 missing.remove(expert)
-        return missing
 
-    def _let_go(self, guessed: list[int]) -> None:
-        """Of these nobody wants to know any more. Their slots are free when nobody reads into them."""
-        for expert in guessed:
-            self._strays.append(self._guessed.pop(expert))
-        begun = set(self._readers.take_back([read for _, read in self._strays])) if self._strays else set()
-        self._free += [slot for slot, read in self._strays if read not in begun]
-        self._strays = [(slot, read) for slot, read in self._strays if read in begun]
+    def _let_go(self, experts: list[int]) -> None:
+        """Of these guesses nobody wants to know any more. Slots are free when nobody reads into them.
+
+        In this order: after Ctrl-C in between a slot may be lost, but none is free twice.
+        """
+        strays = [self._guessed.pop(expert) for expert in experts]
+        unread = set(self._readers.take_back([read for _, read in strays]))
+        for slot, read in strays:
+            num_bytes = read.memory.nbytes
+            if read in unread:
+                self._bytes_read -= num_bytes
+                self._free.append(slot)
+            else:
+                self._bytes_wasted += num_bytes
+                self._strays.append((slot, read))
+        ended = [slot for slot, read in self._strays if self._readers.is_done(read)]
+        self._strays = [(slot, read) for slot, read in self._strays if slot not in ended]
+        self._free += ended
 
     def _join(self, layer: int, missing: list[int], coming: list[tuple[int, int, Read]]) -> list[int]:
         """Wait with the others for what is on its way already. Returns the rest of the missing ones."""
@@ -384,9 +379,10 @@ class ExpertStore:
         self.tables[layer][expert] = self._arena.ctypes.data + slot * self._stride
 
     def _drop(self, layer: int, expert: int) -> None:
-        self._free.append(int(self._slots[layer][expert]))
+        slot = int(self._slots[layer][expert])
         self._slots[layer][expert] = -1
         self.tables[layer][expert] = 0
+        self._free.append(slot)  # last: after Ctrl-C in between it may be lost, but is not owned and free
 
     def _read(self, layer: int, expert: int, slot: int) -> Read:
         entry = self._layers[layer]

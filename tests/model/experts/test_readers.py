@@ -138,6 +138,27 @@ def test_cancelled_reads_leave_their_memory_alone(
         own.cancel(reads)
 
 
+def test_what_is_taken_back_is_never_read_and_the_rest_is(
+    own: Readers, file: RecordFile, data: NDArray[np.uint8]
+) -> None:
+    taken_at_all = 0
+    for number in range(30):
+        reads = reads_of(file, data, 32)
+        own.submit(reads, is_urgent=number % 2 == 0)
+        taken = own.take_back(reads)
+        taken_at_all += len(taken)
+        untouched = [read.memory.copy() for read in taken]
+        rest = [read for read in reads if read not in taken]
+        own.wait(rest)
+        assert all(own.is_done(read) and read.error is None for read in reads)
+        for read, before in zip(taken, untouched, strict=True):
+            assert np.array_equal(read.memory, before)
+        for read in rest:
+            assert np.array_equal(read.memory, data[read.offset : read.offset + len(read.memory)])
+        assert own.take_back(reads) == []
+    assert taken_at_all
+
+
 @pytest.mark.parametrize("readers", ["native"], indirect=True)  # the others take all reads under one lock
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_ctrl_c_while_reads_are_submitted_leaves_none_to_wait_for(

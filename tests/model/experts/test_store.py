@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import active_count
 
@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import qwen35
 from qwen35.backends.native.backend import NativeBackend
 from qwen35.backends.native.library import Library
 from qwen35.errors import CheckpointError
@@ -21,22 +20,7 @@ from qwen35.experts.readers import Read
 from qwen35.experts.store import PATIENCE, RESERVE, STEPS, ExpertStore
 from qwen35.weights.manifest import ExpertsEntry
 from qwen35.weights.packed import PackedModel
-from qwen35.weights.placement import text_experts
-
-MINI = Path(qwen35.__file__).parent / "builtin" / "mini"
-STAGING = 8  # slots that no layer owns: mini has eight experts in a layer
-
-
-@pytest.fixture(scope="module")
-def mini() -> Iterator[PackedModel]:
-    with PackedModel.open(MINI, "read") as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def layers(mini: PackedModel) -> list[ExpertsEntry]:
-    return text_experts(mini.manifest)
-
+from tests.model.experts.conftest import MINI, STAGING
 
 Run = Callable[..., list[np.ndarray]]
 

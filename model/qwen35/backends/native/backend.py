@@ -28,8 +28,8 @@ from qwen35.state import ModelState
 
 # Part of every cache key. All instruction sets, thread counts and batch sizes have the same numerics.
 NUMERICS = "native-2"
-GUESSED_ROWS = 8  # at most, whose experts are guessed; a prompt's tokens need most of them
 STATE_DTYPE = "bfloat16"  # of keys, values and conv inputs
+GUESSED_ROWS = 8  # at most, whose experts are guessed; a prompt's tokens need most of them
 
 
 class NativeBackend:
@@ -174,7 +174,7 @@ class NativeBackend:
             if self._stream:
                 self._stream.enter(index)
             layer = self._layers.layer(index)
-            if self._store and M <= GUESSED_ROWS and self._store.may_miss(index):
+            if self._store and M <= GUESSED_ROWS and self._store.wants_guess(index):
                 call("qw_guess", layer.after, self.config.text.rms_norm_eps, x.shape[1], M, x_at, chosen_at)
                 self._store.guess(index, chosen.copy())
             if layer.is_linear:

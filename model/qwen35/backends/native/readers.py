@@ -50,19 +50,22 @@ class NativeReaders:
             self._functions.qw_readers_hurry(self._handle, self._address(read))
 
     def cancel(self, reads: Sequence[Read]) -> None:
-        left = self.take_back(reads)
+        self.take_back(reads)
+        left = self._those_under_way(reads)
         self._wait(left)
         for read in left:
             del self._under_way[read]
 
     def take_back(self, reads: Sequence[Read]) -> list[Read]:
+        taken = []
         for read in self._those_under_way(reads):
-            if self._functions.qw_readers_cancel(self._handle, self._address(read)) or self._is_over(read):
+            if self._functions.qw_readers_cancel(self._handle, self._address(read)):
                 del self._under_way[read]
-        return self._those_under_way(reads)
+                taken.append(read)
+        return taken
 
     def is_done(self, read: Read) -> bool:
-        if read in self._under_way and self._is_over(read):
+        if read in self._under_way and self._wait([read], timeout_ms=0):
             self._finish(read)
         return read not in self._under_way
 
@@ -91,9 +94,6 @@ class NativeReaders:
             if timeout_ms is not None:
                 return False
         return True
-
-    def _is_over(self, read: Read) -> bool:
-        return self._wait([read], timeout_ms=0)
 
     def _finish(self, read: Read) -> None:
         if self._under_way[read][0].state == native.Read.FAILED:
