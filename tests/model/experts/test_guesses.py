@@ -76,14 +76,21 @@ def test_a_rank_is_believed_while_it_is_right() -> None:
 
 
 def test_it_is_judged_by_the_experts_that_are_missing() -> None:
-    """Right about all that are in memory, wrong about the others: of no use."""
+    """Nine times right about what is in memory, once wrong about what is not: of no use."""
     guesses = Guesses()
-    for _ in range(3 * MEMORY):
-        guesses.likely(tokens([3, 5]), missing([False, True]))
-        guesses.judge(tokens([3, 4]))
-        guesses.likely(tokens([6, 5]), missing([True, False]))
-        guesses.judge(tokens([7, 5]))
+    for number in range(20 * MEMORY):
+        is_missing = number % 10 == 9
+        guesses.likely(tokens([3, 5]), missing([is_missing, is_missing]))
+        guesses.judge(tokens([1, 2]) if is_missing else tokens([3, 5]))
     assert guesses.likely(tokens([3, 5]), BOTH) == []
+
+
+def test_first_ranks_of_all_rows_come_first() -> None:
+    guesses = Guesses()
+    for _ in range(2 * MEMORY):
+        guesses.likely(tokens([3, 5]), BOTH)
+        guesses.judge(tokens([5, 3]))
+    assert guesses.likely(tokens([3, 5], [4, 3]), np.repeat(BOTH, 2, 0)) == [3, 4, 5]
 
 
 def test_nothing_is_learnt_from_choices_that_were_not_guessed() -> None:
