@@ -99,7 +99,7 @@ def impose_local_routing(engine: Engine) -> None:
         chosen[:] = coming.pop(index) if index in coming else draw(index, len(chosen))
         run(store, index, layer, h, chosen, *rest)
 
-    store.guess = imposed_guess  # type: ignore[method-assign]
+    store.guess = imposed_guess  # type: ignore[method-assign, assignment]
     backend._run_experts = imposed  # type: ignore[method-assign, assignment]
 
 
