@@ -1,4 +1,7 @@
-"""Reading from the disk beside other work: first what is waited for, then what may be needed later."""
+"""Reading from the disk beside other work: first what is waited for, then what may be needed later.
+
+While something is read that is waited for, nothing else begins: it would take its share of the disk.
+"""
 
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ from qwen35.weights.checksum import checksum
 from qwen35.weights.manifest import PACK_AGAIN
 
 NUM_READERS = 8
+LATER_AT_ONCE = 2  # of what may be needed later: enough for the disk, and few to be in the way of the rest
 
 
 class Check(NamedTuple):
@@ -76,6 +80,7 @@ class ThreadReaders:
         self._urgent: deque[Read] = deque()
         self._later: deque[Read] = deque()
         self._under_way: set[Read] = set()  # waiting or begun
+        self._urgent_begun = self._later_begun = 0
         # Taken by its own name, never by a condition's: that would lose it where Ctrl-C comes just then.
         self._lock = Lock()
         self._offered, self._finished = Condition(self._lock), Condition(self._lock)  # for threads, for owner
@@ -133,19 +138,35 @@ class ThreadReaders:
             thread.join()
 
     def _run(self) -> None:
-        while (read := self._take()) is not None:
+        while (taken := self._take()) is not None:
+            read, is_urgent = taken
             try:
                 read.work()
             except BaseException as error:  # for the thread that waits
                 read.error = error
             with self._lock:
+                self._count(is_urgent, -1)
                 self._under_way.discard(read)
                 self._finished.notify_all()
+                if self._may_begin_later():
+                    self._offered.notify(LATER_AT_ONCE)
 
-    def _take(self) -> Read | None:
+    def _take(self) -> tuple[Read, bool] | None:
+        """The next read, begun, and whether somebody waits for it; None at the end."""
         with self._lock:
             while self._is_open:  # closing leaves both queues empty
-                if waiting := self._urgent or self._later:
-                    return waiting.popleft()
+                if self._urgent or self._may_begin_later():
+                    is_urgent = bool(self._urgent)
+                    self._count(is_urgent, 1)
+                    return (self._urgent or self._later).popleft(), is_urgent
                 self._offered.wait()
             return None
+
+    def _may_begin_later(self) -> bool:
+        return bool(self._later) and not self._urgent_begun and self._later_begun < LATER_AT_ONCE
+
+    def _count(self, is_urgent: bool, change: int) -> None:
+        if is_urgent:
+            self._urgent_begun += change
+        else:
+            self._later_begun += change

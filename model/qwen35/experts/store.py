@@ -5,8 +5,8 @@ that fade from token to token: of a long prompt, which needs nearly all experts,
 (benchmarks/expert_policies.py measures this against other policies.) What a call needs beside them is read
 into slots that no layer owns, and stays where it now counts more than another.
 
-The disk would rest while a layer's mixer is computed, as its experts are chosen after it. So some are
-guessed, and their reads begin before.
+The disk would rest while a layer is computed, as the next one's experts are chosen after its mixer. So some
+of these are guessed, and read behind what the layer itself waits for.
 """
 
 import time
@@ -109,7 +109,8 @@ class ExpertStore:
     def guess(self, layer: int, guessed: NDArray[np.int32]) -> None:
         """Begin to read what the next `fetch`, of this layer, is likely to want.
 
-        `guessed` (M, A): by rank, what its router says before its turn. To be called with no batches open.
+        `guessed` (M, A): by rank, what its router says before its turn. To be called when the layer before
+        it has its experts, or the first of their batches.
         """
         self._let_go(list(self._guessed))
         self._guessed_for = layer
@@ -119,7 +120,7 @@ class ExpertStore:
             if expert not in self._ahead[layer]:
                 slot = self._free.pop()
                 read = self._read(layer, expert, slot)
-                self._readers.submit([read], is_urgent=True)
+                self._readers.submit([read], is_urgent=False)
                 self._guessed[expert] = slot, read  # after Ctrl-C before this nobody takes it for read
 
     def fetch(self, layer: int, chosen: NDArray[np.int32]) -> Generator[NDArray[np.uint8]] | None:
@@ -339,7 +340,9 @@ class ExpertStore:
         rest = []
         for expert in missing:
             if expert in self._guessed:
-                coming.append((expert, *self._guessed.pop(expert)))
+                slot, read = self._guessed.pop(expert)
+                self._readers.hurry([read])
+                coming.append((expert, slot, read))
             elif expert in self._ahead[layer]:
                 slot, read = self._ahead[layer].pop(expert)
                 self._readers.hurry([read])

@@ -75,6 +75,13 @@ def test_a_rank_is_believed_while_it_is_right() -> None:
     assert guesses.likely(tokens([3, 5]), BOTH) == []
 
 
+def test_it_is_believed_from_the_first_right_guess_on() -> None:
+    guesses = Guesses()
+    assert guesses.likely(tokens([3, 5]), BOTH) == []
+    guesses.judge(tokens([3, 7]))
+    assert guesses.likely(tokens([3, 5]), BOTH) == [3]
+
+
 def test_it_is_judged_by_the_experts_that_are_missing() -> None:
     """Nine times right about what is in memory, once wrong about what is not: of no use."""
     guesses = Guesses()
@@ -104,6 +111,7 @@ def test_nothing_is_learnt_from_choices_that_were_not_guessed() -> None:
 
 def test_who_is_not_believed_is_asked_now_and_then() -> None:
     guesses = Guesses()
+    assert all(guesses.is_due() for _ in range(MEMORY))  # at first, to learn
     assert sum(guesses.is_due() for _ in range(10 * PROBE)) == 10
     for _ in range(2 * MEMORY):
         guesses.likely(tokens([3, 5]), BOTH)
@@ -172,7 +180,8 @@ def test_whatever_is_guessed_the_chosen_experts_are_there(
     some = st.lists(expert, min_size=rows, max_size=rows)
     store = ExpertStore(MINI, layers, num_slots * layers[0].stride)
     for guesses in store._guesses:
-        guesses.right = np.ones(2)
+        guesses.likely(tokens([0, 1]), BOTH)
+        guesses.judge(tokens([0, 1]))
     try:
         for layer, guessed, chosen in data.draw(
             st.lists(st.tuples(st.integers(0, len(layers) - 1), some, some), max_size=12)
@@ -190,7 +199,7 @@ def test_whatever_is_guessed_the_chosen_experts_are_there(
         store.close()
 
 
-def test_a_model_guesses_what_its_routers_say_before_the_mixers(
+def test_a_model_guesses_what_its_routers_say_a_layer_before(
     library: Library, mini: PackedModel, layers: list[ExpertsEntry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As numpy finds it; and that is right far more often than chance."""
@@ -199,6 +208,7 @@ def test_a_model_guesses_what_its_routers_say_before_the_mixers(
     text = mini.config.text
     inputs: list[np.ndarray] = []
     right: list[bool] = []
+    at_layer = -1
     guessed: dict[int, Chosen] = {}
     call, guess, fetch = backend._context.call, store.guess, store.fetch
 
@@ -210,6 +220,7 @@ def test_a_model_guesses_what_its_routers_say_before_the_mixers(
         call(name, *arguments)
 
     def check(layer: int, found: Chosen) -> None:
+        assert layer == at_layer + 1
         x, prefix = inputs.pop(), f"language_model.layers.{layer}."
         normed = x / np.sqrt((x * x).mean(1, keepdims=True) + text.rms_norm_eps)
         normed *= 1 + mini.vector(prefix + "post_attention_layernorm.weight")
@@ -219,7 +230,9 @@ def test_a_model_guesses_what_its_routers_say_before_the_mixers(
         guess(layer, found)
 
     def judged(layer: int, chosen: Chosen) -> Any:
-        if layer in guessed and layer:
+        nonlocal at_layer
+        at_layer = layer
+        if layer in guessed:
             right.extend((guessed.pop(layer)[:, :1] == chosen).any(1))
         return fetch(layer, chosen)
 

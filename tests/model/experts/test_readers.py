@@ -17,7 +17,7 @@ from qwen35.backends.native.library import Library
 from qwen35.backends.native.readers import NativeReaders
 from qwen35.errors import CheckpointError
 from qwen35.experts.files import ALIGNMENT, RecordFile
-from qwen35.experts.readers import Check, Read, Readers
+from qwen35.experts.readers import LATER_AT_ONCE, Check, Read, Readers
 from qwen35.memory import allocate
 from qwen35.weights.checksum import checksum
 
@@ -157,6 +157,38 @@ def test_what_is_taken_back_is_never_read_and_the_rest_is(
             assert np.array_equal(read.memory, data[read.offset : read.offset + len(read.memory)])
         assert own.take_back(reads) == []
     assert taken_at_all
+
+
+def test_nothing_begins_beside_what_is_waited_for(
+    own: Readers, file: RecordFile, data: NDArray[np.uint8]
+) -> None:
+    begun_at_all = 0
+    for _ in range(60):
+        urgent, *later = reads_of(file, data, 4)
+        own.submit([urgent], is_urgent=True)
+        own.submit(later, is_urgent=False)
+        taken = own.take_back(later)
+        assert len(taken) == len(later) or own.is_done(urgent)
+        own.submit(taken, is_urgent=False)
+        own.wait([urgent])
+        own.wait(later)
+        begun_at_all += all(own.is_done(read) for read in later)
+    assert begun_at_all == 60
+
+
+def test_what_may_be_needed_later_comes_a_few_at_once(
+    own: Readers, file: RecordFile, data: NDArray[np.uint8]
+) -> None:
+    most = 0
+    for number in range(60):
+        reads = reads_of(file, data, 8)
+        own.submit(reads, is_urgent=False)
+        time.sleep(number * 1e-6)
+        taken = own.take_back(reads)
+        begun = [read for read in reads if read not in taken and not own.is_done(read)]
+        most = max(most, len(begun))
+        own.wait(begun)
+    assert 0 < most <= LATER_AT_ONCE
 
 
 @pytest.mark.parametrize("readers", ["native"], indirect=True)  # the others take all reads under one lock

@@ -174,9 +174,6 @@ class NativeBackend:
             if self._stream:
                 self._stream.enter(index)
             layer = self._layers.layer(index)
-            if self._store and M <= GUESSED_ROWS and self._store.wants_guess(index):
-                call("qw_guess", layer.after, self.config.text.rms_norm_eps, x.shape[1], M, x_at, chosen_at)
-                self._store.guess(index, chosen.copy())
             if layer.is_linear:
                 past, left = rows.linear(index)
                 places = linear_places(past, left)
@@ -210,6 +207,7 @@ class NativeBackend:
         h_at, chosen_at, weights_at, x_at = map(address, (h, chosen, weights, x))
         batches = store.fetch(index, chosen)
         if batches is None:
+            self._guess(store, index + 1, x)
             call("qw_moe", layer.mlp, M, h_at, chosen_at, weights_at, layer.records, x_at)
             return
         size = M * (chosen.shape[1] + 1) * x.shape[1]
@@ -219,7 +217,24 @@ class NativeBackend:
         shared_at = y_at + 4 * M * chosen.shape[1] * x.shape[1]
         with closing(batches):
             for number, wanted in enumerate(batches):
+                if number == 0:
+                    self._guess(store, index + 1, x)
                 shared = None if number else shared_at
                 places = (h_at, chosen_at, layer.records, address(wanted), y_at, shared)
                 call("qw_experts", layer.mlp, M, *places)
         call("qw_sum_experts", layer.mlp, M, weights_at, y_at, shared_at, x_at)
+
+    def _guess(self, store: ExpertStore, index: int, x: Floats) -> None:
+        """Let the disk go on with the experts of layer `index`, as its router says of `x` (M, D) so early."""
+        text = self.config.text
+        if index == text.num_hidden_layers or len(x) > GUESSED_ROWS:
+            return
+        if self._stream or not store.wants_guess(index):  # its router may not be there yet
+            return
+        assert text.moe is not None
+        guessed = np.empty((len(x), text.moe.num_experts_per_tok), np.int32)
+        after = self._layers.layer(index).after
+        self._context.call(
+            "qw_guess", after, text.rms_norm_eps, x.shape[1], len(x), address(x), address(guessed)
+        )
+        store.guess(index, guessed)

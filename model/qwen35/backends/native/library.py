@@ -297,7 +297,7 @@ def _open(path: Path, wanted: str) -> tuple[Library | None, str]:
     functions.qw_destroy.restype = None
     functions.qw_isa.argtypes = (c_void_p,)
     functions.qw_isa.restype = c_char_p
-    functions.qw_readers_create.argtypes = (c_int32,)
+    functions.qw_readers_create.argtypes = (c_int32, c_int32)
     functions.qw_readers_create.restype = c_void_p
     functions.qw_readers_destroy.argtypes = (c_void_p,)
     functions.qw_readers_destroy.restype = None

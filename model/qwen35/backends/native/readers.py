@@ -10,7 +10,7 @@ from ctypes import c_void_p
 from qwen35.backends.native import library as native
 from qwen35.backends.native.library import Library
 from qwen35.errors import DoesNotFit
-from qwen35.experts.readers import NUM_READERS, Read
+from qwen35.experts.readers import LATER_AT_ONCE, NUM_READERS, Read
 
 _LOOK_MS = 100  # between two looks whether Ctrl-C came
 
@@ -22,7 +22,7 @@ class NativeReaders:
         """Raises DoesNotFit where there are no threads or no memory."""
         self._functions = library.functions
         self._under_way: dict[Read, tuple[native.Read, object]] = {}  # with what the library reads
-        self._handle = self._functions.qw_readers_create(num_threads)
+        self._handle = self._functions.qw_readers_create(num_threads, LATER_AT_ONCE)
         if not self._handle:
             raise DoesNotFit("The system gives no threads for reading. Close other programs.")
 

@@ -104,9 +104,9 @@ int32_t qw_quantise(const QwContext* context, const void* weights, int32_t type,
     return is_held ? 0 : 2;
 }
 
-QwReaders* qw_readers_create(int32_t num_threads) {
+QwReaders* qw_readers_create(int32_t num_threads, int32_t later_at_once) {
     try {
-        return new QwReaders(num_threads);
+        return new QwReaders(num_threads, later_at_once);
     } catch (const std::exception&) {
         return nullptr;
     }

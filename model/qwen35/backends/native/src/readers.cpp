@@ -56,7 +56,7 @@ bool is_done(const QwRead* read) { return read->state == QW_READ_DONE || read->s
 
 } // namespace
 
-QwReaders::QwReaders(int num_threads) {
+QwReaders::QwReaders(int num_threads, int later_at_once) : later_at_once_(later_at_once) {
     try {
         for (int i = 0; i < num_threads; i++) threads_.emplace_back([this] { run(); });
     } catch (...) {
@@ -113,23 +113,32 @@ bool QwReaders::wait(QwRead* const* reads, int count, int timeout_ms) {
                               [&] { return std::all_of(reads, reads + count, is_done); });
 }
 
+bool QwReaders::may_begin_later() const {
+    return !later_.empty() && urgent_begun_ == 0 && later_begun_ < later_at_once_;
+}
+
 // The next read, begun; null at the end.
-QwRead* QwReaders::take() {
+QwRead* QwReaders::take(bool* is_urgent) {
     std::unique_lock<std::mutex> lock(mutex_);
-    offered_.wait(lock, [&] { return !is_open_ || !urgent_.empty() || !later_.empty(); });
+    offered_.wait(lock, [&] { return !is_open_ || !urgent_.empty() || may_begin_later(); });
     if (!is_open_) return nullptr;
-    std::deque<QwRead*>& queue = urgent_.empty() ? later_ : urgent_;
+    *is_urgent = !urgent_.empty();
+    std::deque<QwRead*>& queue = *is_urgent ? urgent_ : later_;
     QwRead* read = queue.front();
     queue.pop_front();
     read->state = QW_READ_BEGUN;
+    (*is_urgent ? urgent_begun_ : later_begun_)++;
     return read;
 }
 
 void QwReaders::run() {
-    while (QwRead* read = take()) {
+    bool is_urgent = false;
+    while (QwRead* read = take(&is_urgent)) {
         const bool is_good = read_and_check(*read);
         std::lock_guard<std::mutex> lock(mutex_); // held while the others are told: then it may all be gone
         read->state = is_good ? QW_READ_DONE : QW_READ_FAILED;
+        (is_urgent ? urgent_begun_ : later_begun_)--;
         finished_.notify_all();
+        if (urgent_begun_ == 0 && !later_.empty()) offered_.notify_all();
     }
 }

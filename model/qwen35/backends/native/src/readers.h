@@ -1,5 +1,5 @@
 // Threads that read records of files straight into the caller's memory, and check what came: first what is
-// waited for, then what may be needed later. A token waits for some reads in each layer; where Python's threads
+// waited for, and when all of that is there what may be needed later, a few at once. A token waits for some reads in each layer; where Python's threads
 // do this, they take turns for its one lock with the thread that waits.
 #pragma once
 
@@ -13,7 +13,7 @@
 
 struct QwReaders {
   public:
-    explicit QwReaders(int num_threads);
+    QwReaders(int num_threads, int later_at_once);
     ~QwReaders(); // drops what nobody has begun, and waits for the rest
 
     void submit(QwRead* const* reads, int count, bool is_urgent);
@@ -24,11 +24,14 @@ struct QwReaders {
   private:
     void run();
     void stop();
-    QwRead* take();
+    QwRead* take(bool* is_urgent);
+    bool may_begin_later() const;
 
     std::mutex mutex_;
     std::condition_variable offered_, finished_; // for the threads, for whoever waits
     std::deque<QwRead*> urgent_, later_;
+    int urgent_begun_ = 0, later_begun_ = 0; // and not done
+    const int later_at_once_;
     bool is_open_ = true;
     std::vector<std::thread> threads_;
 };
