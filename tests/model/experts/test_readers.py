@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -174,6 +174,28 @@ def test_nothing_begins_beside_what_is_waited_for(
         own.wait(later)
         begun_at_all += all(own.is_done(read) for read in later)
     assert begun_at_all == 60
+
+
+@pytest.mark.parametrize("readers", ["threads"], indirect=True)  # only these can be held up
+def test_it_waits_for_all_that_is_waited_for(own: Readers, file: RecordFile, data: NDArray[np.uint8]) -> None:
+    go_on = Event()
+
+    class Slow(Read):
+        __slots__ = ()
+
+        def work(self) -> None:
+            go_on.wait(20)
+
+    slow, *later = reads_of(file, data, 4)
+    slow = Slow(slow.file, slow.offset, slow.memory, [])
+    own.submit([slow], is_urgent=True)
+    own.submit(later, is_urgent=False)
+    time.sleep(0.05)
+    assert own.take_back(later) == later
+    own.submit(later, is_urgent=False)
+    go_on.set()
+    own.wait(later)
+    assert own.is_done(slow)
 
 
 def test_what_may_be_needed_later_comes_a_few_at_once(
