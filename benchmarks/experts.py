@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--ram", default="3G,4G,6G", metavar="SIZE,SIZE", help="default 3G,4G,6G")
     parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens before; default 128")
     parser.add_argument("--tokens", type=int, default=16, metavar="N", help="to decode; default 16")
+    parser.add_argument("--without-guesses", action="store_true", help="also with no guesses at experts")
     parser.add_argument("--no-group", action="store_true", help="no control groups")
     options = parser.parse_args()
     shape = peers.Shape.of(options.size, options.layers)
@@ -35,7 +36,14 @@ def main() -> None:
         if name != "llama":
             contenders.append(replace(whole, name=f"{whole.name}, all in memory"))
         for text in options.ram.split(","):
-            contenders += limited(whole, text, options.no_group, is_moe=bool(shape.size.num_experts))
+            rows = limited(whole, text, options.no_group, is_moe=bool(shape.size.num_experts))
+            contenders += rows
+            if options.without_guesses and shape.size.num_experts:
+                contenders += [
+                    replace(row, name=f"{row.name}, no guesses", job=replace(row.job, guesses=False))
+                    for row in rows
+                    if row.engine != "llama"
+                ]
     runs = harness.take_turns(contenders, options, headline)
     title = f"Weights on the disk, {options.tokens} tokens after {options.prompt}. {shape.title}"
     harness.report(title, options, contenders, runs, table(contenders, runs))

@@ -37,6 +37,7 @@ class Job:
     ubatch: int = 512  # llama.cpp's tokens at a time
     ram: int | None = None  # bytes that the process may take
     routing: str = ""  # "local": choices of experts as real models make them, imposed
+    guesses: bool = True  # whether experts are read before they are chosen
     folder: str = ""  # where states are saved, and found by the process after it
 
     @classmethod

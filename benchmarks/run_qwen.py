@@ -61,9 +61,17 @@ def load(job: Job) -> Engine:
         num_threads=job.num_threads,
         states=States(Path(job.folder), PLENTY, PLENTY) if job.folder else None,
     )
+    if not job.guesses:
+        forbid_guesses(engine)
     if job.routing == "local":
         impose_local_routing(engine)
     return engine
+
+
+def forbid_guesses(engine: Engine) -> None:
+    assert isinstance(engine.backend, NativeBackend)
+    assert engine.backend._store
+    engine.backend._store.wants_guess = lambda layer: False  # type: ignore[method-assign]
 
 
 def impose_local_routing(engine: Engine) -> None:
