@@ -114,14 +114,16 @@ class ExpertStore:
         """
         self._let_go(list(self._guessed))
         self._guessed_for = layer
+        begun = {}
         for expert in self._guesses[layer].likely(guessed, self._slots[layer][guessed] < 0):
             if len(self._free) <= self._staging // 2:
                 break
             if expert not in self._ahead[layer]:
                 slot = self._free.pop()
-                read = self._read(layer, expert, slot)
-                self._readers.submit([read], is_urgent=False)
-                self._guessed[expert] = slot, read  # after Ctrl-C before this nobody takes it for read
+                begun[expert] = slot, self._read(layer, expert, slot)
+        if begun:
+            self._readers.submit([read for _, read in begun.values()], is_urgent=False)
+            self._guessed = begun  # after Ctrl-C before this nobody takes them for read
 
     def fetch(self, layer: int, chosen: NDArray[np.int32]) -> Generator[NDArray[np.uint8]] | None:
         """Bring the experts `chosen` (M, A) into memory, in batches: masks (E) of those that are there.

@@ -1,6 +1,7 @@
 """Where a state's arrays lie, as the library takes it. Some hundred addresses a token: kept cheap."""
 
 from collections.abc import Sequence
+from ctypes import addressof, c_char
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,8 +14,11 @@ Addresses = NDArray[np.uintp]
 
 
 def address(array: NDArray[Any]) -> int:
-    """Of the first element; half the price of `array.ctypes.data`."""
-    return int(array.__array_interface__["data"][0])
+    """Of the first element; for a third of what `array.ctypes.data` costs."""
+    try:
+        return addressof(c_char.from_buffer(array))
+    except (TypeError, ValueError, BufferError):  # nothing to write, nothing in it, or not all in a row
+        return int(array.ctypes.data)
 
 
 def linear_places(old: Sequence[LinearMemory], new: Sequence[LinearMemory]) -> Addresses:

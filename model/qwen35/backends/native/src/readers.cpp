@@ -109,8 +109,9 @@ bool QwReaders::cancel(QwRead* read) {
 
 bool QwReaders::wait(QwRead* const* reads, int count, int timeout_ms) {
     std::unique_lock<std::mutex> lock(mutex_);
-    return finished_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
-                              [&] { return std::all_of(reads, reads + count, is_done); });
+    const auto are_done = [&] { return std::all_of(reads, reads + count, is_done); };
+    if (timeout_ms == 0) return are_done(); // no call of the system
+    return finished_.wait_for(lock, std::chrono::milliseconds(timeout_ms), are_done);
 }
 
 bool QwReaders::may_begin_later() const {
