@@ -23,14 +23,13 @@ from qwen35.experts.files import RecordFile
 from qwen35.experts.guesses import Guesses
 from qwen35.experts.hot import read_hot, write_hot
 from qwen35.experts.readers import Check, Read, Readers, ThreadReaders
-from qwen35.memory import allocate, available_memory, release, resident_memory
+from qwen35.experts.room import Room
+from qwen35.memory import allocate, release
 from qwen35.weights.manifest import ExpertsEntry
 
 BATCH = 16  # experts that are computed while as many are being read
 STAGING = 2 * BATCH  # slots that no layer owns, or as many as a layer has experts
-RESERVE = 300 << 20  # bytes that are left to other programs
-PATIENCE = 20  # looks in a row, half a second apart at least, that find room before the arena grows
-STEPS = 32  # in which it grows from nothing to its full size
+STEPS = 32  # in which the arena grows from nothing to its full size
 
 
 class ExpertStore:
@@ -71,12 +70,11 @@ class ExpertStore:
         self._free = list(range(num_slots - 1, -1, -1))
         self._num_slots = self._most_slots = num_slots
         self._given_back: list[int] = []  # slots whose memory the system has
-        self._roomy_looks = 0
         self._share = self._share_of(num_slots)
         self.tables = [np.zeros(count, np.uintp) for count in num_experts]
         self._slots = [np.full(count, -1, np.int32) for count in num_experts]
         self._counts = [FadingCounts(count) for count in num_experts]
-        self._ram_bytes, self._looked_at = ram_bytes, 0.0
+        self._room = Room(ram_bytes)
         self._ahead: list[dict[int, tuple[int, Read]]] = [{} for _ in layers]  # on their way, for later
         self._guesses = [Guesses() for _ in layers]
         self._guessed_for = 0
@@ -207,28 +205,16 @@ class ExpertStore:
     def make_room(self) -> None:
         """Shrink where this process is larger than it may be, or others need the memory; or grow again.
 
-        To be called between two steps of the model; it looks twice a second at most. The arena grows by a
-        step (a STEPS-th of its full size) when PATIENCE looks in a row have found room for two such steps,
-        and in the system's memory RESERVE beyond that: so no step leads to the next shrinking by itself. And
-        only when all of it is in use: what it has not touched yet is still counted as free.
+        To be called between two steps of the model. It grows only when all of the arena is in use: what it
+        has not touched yet is still counted as free.
         """
-        now = time.monotonic()
-        if now - self._looked_at < 0.5:
-            return
-        self._looked_at = now
-        room = available_memory() - RESERVE
-        spare = room - RESERVE
-        if self._ram_bytes is not None:
-            left = self._ram_bytes - resident_memory()
-            room, spare = min(room, left), min(spare, left)
-        if room < 0:
-            self.shrink(-room)
         step = -(-self._most_slots // STEPS) * self._stride
         is_full = len(self._free) < self._staging + len(self._layers)
-        self._roomy_looks = self._roomy_looks + 1 if self._given_back and is_full and spare >= 2 * step else 0
-        if self._roomy_looks >= PATIENCE:
-            self._roomy_looks = 0
-            self.grow(step)
+        change = self._room.change(step, may_grow=bool(self._given_back) and is_full)
+        if change < 0:
+            self.shrink(-change)
+        elif change > 0:
+            self.grow(change)
 
     def shrink(self, num_bytes: int) -> None:
         """Give back at least `num_bytes` of the arena, or as much as can be missed, to the system."""
@@ -341,12 +327,9 @@ class ExpertStore:
         """Wait with the others for what is on its way already. Returns the rest of the missing ones."""
         rest = []
         for expert in missing:
-            if expert in self._guessed:
-                slot, read = self._guessed.pop(expert)
-                self._readers.hurry([read])
-                coming.append((expert, slot, read))
-            elif expert in self._ahead[layer]:
-                slot, read = self._ahead[layer].pop(expert)
+            on_its_way = self._guessed if expert in self._guessed else self._ahead[layer]
+            if expert in on_its_way:
+                slot, read = on_its_way.pop(expert)
                 self._readers.hurry([read])
                 coming.append((expert, slot, read))
             else:

@@ -17,7 +17,8 @@ from qwen35.errors import CheckpointError
 from qwen35.events import ExpertUse
 from qwen35.experts.hot import read_hot, write_hot
 from qwen35.experts.readers import Read
-from qwen35.experts.store import PATIENCE, RESERVE, STEPS, ExpertStore
+from qwen35.experts.room import PATIENCE, RESERVE
+from qwen35.experts.store import STEPS, ExpertStore
 from qwen35.weights.manifest import ExpertsEntry
 from qwen35.weights.packed import PackedModel
 from tests.model.experts.conftest import MINI, STAGING
@@ -257,9 +258,6 @@ class Clock:
         self.now += 0.6
         return self.now
 
-    def perf_counter(self) -> float:
-        return self.now
-
 
 @pytest.mark.parametrize("spare_slots", [-10, 0, 3, 4, 5, 15, 60])
 def test_the_arena_grows_when_memory_is_free_for_long_and_does_not_oscillate(
@@ -267,13 +265,13 @@ def test_the_arena_grows_when_memory_is_free_for_long_and_does_not_oscillate(
 ) -> None:
     """What is free falls by what the arena takes, as it does on a machine."""
     stride = layers[0].stride
-    monkeypatch.setattr("qwen35.experts.store.time", Clock())
+    monkeypatch.setattr("qwen35.experts.room.time", Clock())
     store = ExpertStore(MINI, layers, 1 << 30)
     full = store.use.arena_bytes
     store.shrink(full)
     low = store.use.arena_bytes
     all_free = 2 * RESERVE + low + spare_slots * stride
-    monkeypatch.setattr("qwen35.experts.store.available_memory", lambda: all_free - store.use.arena_bytes)
+    monkeypatch.setattr("qwen35.experts.room.available_memory", lambda: all_free - store.use.arena_bytes)
     sizes = [0, low]
     for _ in range(2 * PATIENCE * STEPS):
         if sizes[-1] != sizes[-2]:
@@ -361,7 +359,7 @@ def test_shrinking_while_the_hot_list_is_read_leaves_slots_to_read_into(
     hot = tmp_path / "hot.json"
     write_hot(hot, {layer: [0, 1, 2, 3] for layer in range(len(layers))})
     store = ExpertStore(MINI, layers, (STAGING + 4 * len(layers)) * layers[0].stride, hot=hot)
-    monkeypatch.setattr("qwen35.experts.store.available_memory", lambda: RESERVE - 10 * layers[0].stride)
+    monkeypatch.setattr("qwen35.experts.room.available_memory", lambda: RESERVE - 10 * layers[0].stride)
     store.make_room()
     assert store.use.arena_bytes == (STAGING + 4 * len(layers) - 10) * layers[0].stride
     for layer in range(len(layers)):

@@ -16,7 +16,7 @@ Addresses = NDArray[np.uintp]
 def address(array: NDArray[Any]) -> int:
     """Of the first element; for a third of what `array.ctypes.data` costs."""
     try:
-        return addressof(c_char.from_buffer(array))  # type: ignore[arg-type]  # Buffer before Python 3.12
+        return addressof(c_char.from_buffer(array))  # type: ignore[arg-type]
     except (TypeError, ValueError, BufferError):  # nothing to write, nothing in it, or not all in a row
         return int(array.ctypes.data)
 

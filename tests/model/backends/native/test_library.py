@@ -3,11 +3,13 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qwen35.backends.native import compiler
 from qwen35.backends.native import library as module
 from qwen35.backends.native.library import Context, Library
+from qwen35.backends.native.places import address
 from qwen35.errors import DoesNotFit
 
 
@@ -70,3 +72,13 @@ def test_a_broken_library_is_not_used(tmp_path: Path) -> None:
 def test_kernels_that_cannot_run_are_an_error_that_names_the_variable(library: Library) -> None:
     with pytest.raises(DoesNotFit, match="QWEN_CPU=abacus"):
         Context(library, 1, "abacus")
+
+
+@pytest.mark.parametrize("of", [(5, 4), (0, 4)])
+@pytest.mark.parametrize("is_writable", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16, np.uintp])
+def test_address_is_that_of_the_first_element(of: tuple[int, int], is_writable: bool, dtype: type) -> None:
+    array = np.zeros(of, dtype)
+    array.flags.writeable = is_writable
+    for part in (array, array[1:], array[:, 1:], array[::-1].T):
+        assert address(part) == part.__array_interface__["data"][0]

@@ -113,7 +113,8 @@ int32_t qw_linear(QwContext*, const QwLinear*, const QwBatch*, const QwLinearSta
 int32_t qw_attention(QwContext*, const QwAttention*, const QwBatch*, const QwKeyValues* blocks, float* x,
                      float* h, int32_t* chosen, float* weights);
 
-// A guess at that choice before the layer's turn: what its router says of x (M, D) as it is by then. chosen (M, A).
+// A guess at that choice before the layer's turn: what its router says of x (M, D) as it is by then.
+// chosen (M, A).
 int32_t qw_guess(QwContext*, const QwAfter*, float eps, int32_t hidden, int32_t num_rows, const float* x,
                  int32_t* chosen);
 
@@ -170,7 +171,7 @@ typedef struct {
 typedef struct QwReaders QwReaders;
 
 QwReaders* qw_readers_create(int32_t num_threads, int32_t later_at_once); // null: no memory or no thread
-void qw_readers_destroy(QwReaders*);               // drops what nobody has begun, waits for the rest
+void qw_readers_destroy(QwReaders*); // drops what nobody has begun, waits for the rest
 int32_t qw_readers_submit(QwReaders*, QwRead* const* reads, int32_t count, int32_t is_urgent);
 int32_t qw_readers_hurry(QwReaders*, QwRead*);  // somebody waits for what was only meant for later
 int32_t qw_readers_cancel(QwReaders*, QwRead*); // 1: it is idle, 0: somebody has begun

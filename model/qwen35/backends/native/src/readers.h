@@ -1,6 +1,7 @@
 // Threads that read records of files straight into the caller's memory, and check what came: first what is
-// waited for, and when all of that is there what may be needed later, a few at once. A token waits for some reads in each layer; where Python's threads
-// do this, they take turns for its one lock with the thread that waits.
+// waited for, and when all of that is there what may be needed later, a few at once. A token waits for some
+// reads in each layer; where Python's threads do this, they take turns for its one lock with the thread that
+// waits.
 #pragma once
 
 #include "abi.h"
