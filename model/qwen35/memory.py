@@ -9,7 +9,7 @@ from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
-_LARGE = 1 << 20  # bytes from which memory is asked of the system itself
+_LARGE = 1 << 17  # bytes from which memory is asked of the system itself
 
 
 def total_memory() -> int:

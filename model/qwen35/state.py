@@ -38,14 +38,21 @@ class KVBlocks:
         self.k: list[np.ndarray] = []
         self.v: list[np.ndarray] = []
 
+    def add_block(self) -> None:
+        """Room for BLOCK_TOKENS more. Raises MemoryError."""
+        # Both in memory of their own: between what is freed again they would lie in holes too large for them.
+        num_bytes = 2 * math.prod(self.shape) * self.dtype.itemsize
+        keys, values = np.frombuffer(zeroed(num_bytes), self.dtype).reshape(2, *self.shape)
+        self.k.append(keys)
+        self.v.append(values)
+
     def append(self, k: np.ndarray, v: np.ndarray) -> None:
         """Add T tokens, each array (Hkv, T, Dh) in the storage dtype."""
         done, count = 0, k.shape[1]
         while done < count:
             at = self.num_tokens % BLOCK_TOKENS
             if at == 0:
-                self.k.append(np.zeros(self.shape, self.dtype))
-                self.v.append(np.zeros(self.shape, self.dtype))
+                self.add_block()
             step = min(BLOCK_TOKENS - at, count - done)
             self.k[-1][:, at : at + step] = k[:, done : done + step]
             self.v[-1][:, at : at + step] = v[:, done : done + step]

@@ -51,8 +51,7 @@ class BlockTable:
         for memory, count in zip(memories, counts, strict=True):
             memory.num_tokens += count
             while len(memory.k) * BLOCK_TOKENS < memory.num_tokens:
-                memory.k.append(np.zeros(memory.shape, memory.dtype))
-                memory.v.append(np.zeros(memory.shape, memory.dtype))
+                memory.add_block()
             table = self._table(memory)
             start = address(table)
             rows.append((start, start + table.strides[0]))
