@@ -87,18 +87,24 @@ def impose_local_routing(engine: Engine) -> None:
     guess, rng = store.guess, np.random.default_rng(0)
     layers = [Local(moe.num_experts, moe.num_experts_per_tok, i) for i in range(text.num_hidden_layers)]
     # Drawn before anything is measured: a draw costs half as much as a layer's experts.
-    drawn = [cycle([layer.draw() for _ in range(DRAWN_AHEAD)]) for layer in layers]
+    drawn = [cycle([layer.draw().astype(np.int32)[None] for _ in range(DRAWN_AHEAD)]) for layer in layers]
+    wrong = cycle(rng.integers(0, moe.num_experts, DRAWN_AHEAD * moe.num_experts_per_tok).tolist())
+    luck = cycle(rng.random(DRAWN_AHEAD * moe.num_experts_per_tok + 1).tolist())
     coming: dict[int, Chosen] = {}
     own = [Guesses() for _ in layers]
 
     def draw(index: int, count: int) -> Chosen:
-        return np.array(list(islice(drawn[index], count)), np.int32)
+        return next(drawn[index]) if count == 1 else np.concatenate([*islice(drawn[index], count)])
 
     def imposed_guess(index: int, guessed: Chosen) -> None:
-        own[index].likely(guessed, np.ones(guessed.shape, np.bool_))
+        own[index].likely(guessed.tolist(), [[True] * guessed.shape[1]] * len(guessed))
         coming[index] = draw(index, len(guessed))
-        wrong = rng.integers(0, moe.num_experts, guessed.shape, np.int32)
-        guess(index, np.where(rng.random(guessed.shape) < own[index].right, coming[index], wrong))
+        shares = own[index].right
+        said = [
+            [right if next(luck) < share else next(wrong) for right, share in zip(row, shares, strict=True)]
+            for row in coming[index].tolist()
+        ]
+        guess(index, np.array(said, np.int32))
 
     def imposed(
         store: ExpertStore, index: int, layer: Layer, h: Floats, chosen: Chosen, *rest: Floats

@@ -18,32 +18,35 @@ class Guesses:
     """Of one layer. Mutable."""
 
     def __init__(self) -> None:
-        self.right: NDArray[np.float64] = np.zeros(0)  # (A): share of right guesses by rank, of the last
-        self._judged: NDArray[np.float64] = np.zeros(0)  # (A): guesses over which the share is taken yet
-        self._guessed: NDArray[np.int32] | None = None
-        self._is_missing: NDArray[np.bool_] = np.zeros((0, 0), np.bool_)
+        self.right: list[float] = []  # (A): share of right guesses by rank, of the last
+        self._judged: list[int] = []  # (A): guesses over which the share is taken yet
+        self._guessed: list[list[int]] = []  # (M, A), not judged yet
+        self._is_missing: list[list[bool]] = []
         self._calls = 0
+        self._is_believed = False  # any rank
 
     def is_due(self) -> bool:
         """Whether to ask for guesses in this call."""
         self._calls += 1
-        is_probe = self._calls <= MEMORY or self._calls % PROBE == 0
-        return is_probe or bool((self.right >= LIKELY).any())
+        return self._is_believed or self._calls <= MEMORY or self._calls % PROBE == 0
 
-    def likely(self, guessed: NDArray[np.int32], is_missing: NDArray[np.bool_]) -> list[int]:
+    def likely(self, guessed: list[list[int]], is_missing: list[list[bool]]) -> list[int]:
         """Of the experts `guessed` (M, A) those missing that may be believed, the first ranks first."""
-        if not self.right.size:
-            self.right, self._judged = np.zeros((2, guessed.shape[1]))
+        if not self.right:
+            self.right, self._judged = [0.0] * len(guessed[0]), [0] * len(guessed[0])
         self._guessed, self._is_missing = guessed, is_missing
-        believed = is_missing & (self.right >= LIKELY)
-        return list(dict.fromkeys(guessed.T[believed.T].tolist()))
+        believed = [rank for rank, right in enumerate(self.right) if right >= LIKELY]
+        rows = [*zip(guessed, is_missing, strict=True)]
+        return list(dict.fromkeys(row[rank] for rank in believed for row, misses in rows if misses[rank]))
 
     def judge(self, chosen: NDArray[np.int32]) -> None:
         """Learn from what was chosen (M, A) after all, where that was guessed."""
-        guessed, self._guessed = self._guessed, None
-        if guessed is None or guessed.shape != chosen.shape:  # the latter of a step that was given up
+        guessed, self._guessed = self._guessed, []
+        if not guessed or chosen.shape != (len(guessed), len(self.right)):  # of a step that was given up
             return
-        is_right = (guessed[:, :, None] == chosen[:, None, :]).any(2)
-        for right, missing in zip(is_right, self._is_missing, strict=True):
-            self._judged = np.minimum(self._judged + missing, MEMORY)
-            self.right += np.where(missing, (right - self.right) / np.maximum(self._judged, 1), 0.0)
+        for row, misses, right_ones in zip(guessed, self._is_missing, chosen.tolist(), strict=True):
+            for rank, (expert, is_missing) in enumerate(zip(row, misses, strict=True)):
+                if is_missing:
+                    self._judged[rank] = min(self._judged[rank] + 1, MEMORY)
+                    self.right[rank] += ((expert in right_ones) - self.right[rank]) / self._judged[rank]
+        self._is_believed = any(right >= LIKELY for right in self.right)

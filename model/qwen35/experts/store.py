@@ -10,7 +10,7 @@ of these are guessed, and read behind what the layer itself waits for.
 """
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +67,14 @@ class ExpertStore:
                 f"No memory for {num_bytes / 1e9:.1f} GB of experts. Use a smaller --ram."
             ) from None
         self._arena = np.frombuffer(self._memory, np.uint8)
+        self._address = self._arena.ctypes.data
         self._free = list(range(num_slots - 1, -1, -1))
         self._num_slots = self._most_slots = num_slots
         self._given_back: list[int] = []  # slots whose memory the system has
         self._share = self._share_of(num_slots)
         self.tables = [np.zeros(count, np.uintp) for count in num_experts]
-        self._slots = [np.full(count, -1, np.int32) for count in num_experts]
+        # Plain numbers, here and in counts and guesses: of a token's few choices arrays cost more than loops.
+        self._slots: list[dict[int, int]] = [{} for _ in layers]  # by expert, of those that are in memory
         self._counts = [FadingCounts(count) for count in num_experts]
         self._room = Room(ram_bytes)
         self._ahead: list[dict[int, tuple[int, Read]]] = [{} for _ in layers]  # on their way, for later
@@ -102,7 +104,7 @@ class ExpertStore:
 
     def wants_guess(self, layer: int) -> bool:
         """Whether `guess` may be of use before the next `fetch`, of this layer."""
-        return bool((self._slots[layer] < 0).any()) and self._guesses[layer].is_due()
+        return len(self._slots[layer]) < self._layers[layer].count and self._guesses[layer].is_due()
 
     def guess(self, layer: int, guessed: NDArray[np.int32]) -> None:
         """Begin to read what the next `fetch`, of this layer, is likely to want.
@@ -113,7 +115,9 @@ class ExpertStore:
         self._let_go(list(self._guessed))
         self._guessed_for = layer
         begun = {}
-        for expert in self._guesses[layer].likely(guessed, self._slots[layer][guessed] < 0):
+        slots, rows = self._slots[layer], guessed.tolist()
+        is_missing = [[expert not in slots for expert in row] for row in rows]
+        for expert in self._guesses[layer].likely(rows, is_missing):
             if len(self._free) <= self._staging // 2:
                 break
             if expert not in self._ahead[layer]:
@@ -133,61 +137,62 @@ class ExpertStore:
         slots = self._slots[layer]
         self._counts[layer].add(chosen)
         self._guesses[layer].judge(chosen)
-        needed = np.unique(chosen).astype(np.intp)
+        needed: list[int] = np.unique(chosen).tolist() if len(chosen) > 1 else sorted(chosen[0].tolist())
         self._collect(layer)
-        missing = needed[slots[needed] < 0].tolist()
+        missing = [expert for expert in needed if expert not in slots]
         self._hits += len(needed) - len(missing)
         self._misses += len(missing)
         if self._guessed:
             self._take_guessed(layer, missing)
         if not missing:
-            if not self._ahead[layer] and np.count_nonzero(slots >= 0) <= self._share:
+            if not self._ahead[layer] and len(slots) <= self._share:
                 return None  # the usual case: nothing has to go
-            if self._keep(layer, needed)[needed].all():
+            if self._keep(layer, needed).issuperset(needed):
                 return None
         return self._batches(layer, needed, missing)
 
-    def _batches(
-        self, layer: int, needed: NDArray[np.intp], missing: list[int]
-    ) -> Generator[NDArray[np.uint8]]:
+    def _batches(self, layer: int, needed: Sequence[int], missing: list[int]) -> Generator[NDArray[np.uint8]]:
         slots = self._slots[layer]
         coming: list[tuple[int, int, Read]] = []
-        kept = np.ones(len(slots), np.bool_)
+        kept: Container[int] = range(self._layers[layer].count)
         try:
             missing = self._join(layer, missing, coming)
             self._submit(layer, missing, coming)  # before anything else: the disk is what is waited for
             kept = self._keep(layer, needed)
-            here = np.zeros(len(slots), np.bool_)
-            here[needed] = slots[needed] >= 0
-            yield here.view(np.uint8)
-            for expert in _indices(here & ~kept):
-                self._drop(layer, expert)
+            here = [expert for expert in needed if expert in slots]
+            yield self._mask(layer, here)
+            for expert in here:
+                if expert not in kept:
+                    self._drop(layer, expert)
             while missing or coming:
                 self._submit(layer, missing, coming)
                 assert coming, "a slot is free for what is missing"
                 batch = self._arrived(coming, all_of_them=not missing and len(coming) <= BATCH)
-                mask = np.zeros(len(slots), np.uint8)
                 for expert, slot, _ in batch:
                     self._place(layer, expert, slot)
-                    mask[expert] = 1
-                yield mask
+                yield self._mask(layer, [expert for expert, _, _ in batch])
                 for expert, _, _ in batch:
-                    if not kept[expert]:
+                    if expert not in kept:
                         self._drop(layer, expert)
         finally:
             # After an error, or where nobody asked on.
             self._readers.cancel([read for _, _, read in coming])
             self._free += [slot for _, slot, _ in coming]
-            for expert in _indices((slots >= 0) & ~kept):
+            for expert in [expert for expert in slots if expert not in kept]:
                 self._drop(layer, expert)
+
+    def _mask(self, layer: int, experts: list[int]) -> NDArray[np.uint8]:
+        mask = np.zeros(self._layers[layer].count, np.uint8)
+        mask[experts] = 1
+        return mask
 
     def read_ahead(self, wanted: Mapping[int, Sequence[int]]) -> None:
         """Begin to read experts, by layer, that are likely to be needed: as many as there is room for."""
         for layer, experts in wanted.items():
             if not 0 <= layer < len(self._layers):
                 continue
-            for expert in [e for e in experts if 0 <= e < len(self._slots[layer])][: self._share]:
-                is_new = self._slots[layer][expert] < 0 and expert not in self._ahead[layer]
+            for expert in [e for e in experts if 0 <= e < self._layers[layer].count][: self._share]:
+                is_new = expert not in self._slots[layer] and expert not in self._ahead[layer]
                 if is_new and len(self._free) > self._staging:
                     slot = self._free.pop()
                     read = self._read(layer, expert, slot)
@@ -196,11 +201,7 @@ class ExpertStore:
 
     def hot(self) -> dict[int, list[int]]:
         """By layer, the experts that are in memory, the most chosen first."""
-        found = {}
-        for layer, (slots, counts) in enumerate(zip(self._slots, self._counts, strict=True)):
-            here = np.flatnonzero(slots >= 0)
-            found[layer] = here[np.argsort(-counts.values[here], kind="stable")].tolist()
-        return found
+        return {layer: self._by_count(layer, slots) for layer, slots in enumerate(self._slots)}
 
     def make_room(self) -> None:
         """Shrink where this process is larger than it may be, or others need the memory; or grow again.
@@ -225,12 +226,9 @@ class ExpertStore:
         self._share = self._share_of(goal)
         for layer, slots in enumerate(self._slots):
             self._collect(layer)
-            here = np.flatnonzero(slots >= 0)
-            for expert in here[np.argsort(self._counts[layer].values[here])][
-                : max(0, len(here) - self._share)
-            ]:
-                self._drop(layer, int(expert))
-            for expert in list(self._ahead[layer])[max(0, self._share - len(here)) :]:
+            for expert in self._by_count(layer, slots)[self._share :]:
+                self._drop(layer, expert)
+            for expert in list(self._ahead[layer])[max(0, self._share - len(slots)) :]:
                 slot, read = self._ahead[layer].pop(expert)
                 self._readers.cancel([read])
                 self._free.append(slot)
@@ -265,27 +263,29 @@ class ExpertStore:
     def _share_of(self, num_slots: int) -> int:
         return max(0, num_slots - self._staging) // len(self._layers)
 
-    def _keep(self, layer: int, needed: NDArray[np.intp]) -> NDArray[np.bool_]:
+    def _by_count(self, layer: int, experts: Iterable[int]) -> list[int]:
+        """The most chosen first, the first of those that were chosen as often."""
+        counts = self._counts[layer].values
+        return sorted(experts, key=lambda expert: (-counts[expert], expert))
+
+    def _keep(self, layer: int, needed: Sequence[int]) -> set[int]:
         """Drop what the layer will not own after this call, but for what it needs now.
 
-        It will own those that were chosen most: returns a mask (E) of them.
+        It will own those that were chosen most: returns them.
         """
         slots = self._slots[layer]
-        candidates = slots >= 0
-        candidates[needed] = True
-        kept = np.flatnonzero(candidates)
-        room = max(0, self._share - sum(e not in needed for e in self._ahead[layer]))
+        kept = {*slots, *needed}
+        room = max(0, self._share - sum(expert not in needed for expert in self._ahead[layer]))
         if len(kept) > room:
-            kept = kept[np.argsort(-self._counts[layer].values[kept], kind="stable")[:room]]
-        mask = np.zeros(len(candidates), np.bool_)
-        mask[kept] = True
-        candidates[needed] = False
-        for expert in _indices(candidates & ~mask):
+            kept = {*self._by_count(layer, kept)[:room]}
+        for expert in slots.keys() - kept - {*needed}:
             self._drop(layer, expert)
-        return mask
+        return kept
 
     def _collect(self, layer: int) -> None:
         """Take over what was read ahead and is there."""
+        if not self._ahead[layer]:
+            return
         for expert, (slot, read) in list(self._ahead[layer].items()):
             if self._readers.is_done(read):
                 del self._ahead[layer][expert]
@@ -309,6 +309,8 @@ class ExpertStore:
 
         In this order: after Ctrl-C in between a slot may be lost, but none is free twice.
         """
+        if not experts and not self._strays:
+            return
         strays = [self._guessed.pop(expert) for expert in experts]
         unread = set(self._readers.take_back([read for _, read in strays]))
         for slot, read in strays:
@@ -364,11 +366,10 @@ class ExpertStore:
 
     def _place(self, layer: int, expert: int, slot: int) -> None:
         self._slots[layer][expert] = slot
-        self.tables[layer][expert] = self._arena.ctypes.data + slot * self._stride
+        self.tables[layer][expert] = self._address + slot * self._stride
 
     def _drop(self, layer: int, expert: int) -> None:
-        slot = int(self._slots[layer][expert])
-        self._slots[layer][expert] = -1
+        slot = self._slots[layer].pop(expert)
         self.tables[layer][expert] = 0
         self._free.append(slot)  # last: after Ctrl-C in between it may be lost, but is not owned and free
 
@@ -380,8 +381,3 @@ class ExpertStore:
         check = Check(0, entry.stride, entry.checksums[expert], f"expert {expert} of layer {layer}")
         self._bytes_read += entry.stride
         return Read(self._files[entry.file], entry.offset + expert * entry.stride, record, [check])
-
-
-def _indices(mask: NDArray[np.bool_]) -> list[int]:
-    indices: list[int] = np.flatnonzero(mask).tolist()
-    return indices

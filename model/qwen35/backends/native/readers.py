@@ -9,6 +9,7 @@ from ctypes import c_void_p
 
 from qwen35.backends.native import library as native
 from qwen35.backends.native.library import Library
+from qwen35.backends.native.places import address
 from qwen35.errors import DoesNotFit
 from qwen35.experts.readers import LATER_AT_ONCE, NUM_READERS, Read
 
@@ -35,7 +36,7 @@ class NativeReaders:
                 not read.file.is_direct,
                 read.offset,
                 read.memory.nbytes,
-                read.memory.ctypes.data,
+                address(read.memory),
                 ctypes.addressof(checks),
                 len(checks),
             )
