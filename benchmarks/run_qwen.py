@@ -89,6 +89,7 @@ def impose_local_routing(engine: Engine) -> None:
     # Drawn before anything is measured: a draw costs half as much as a layer's experts.
     drawn = [cycle([layer.draw().astype(np.int32)[None] for _ in range(DRAWN_AHEAD)]) for layer in layers]
     wrong = cycle(rng.integers(0, moe.num_experts, DRAWN_AHEAD * moe.num_experts_per_tok).tolist())
+    # One more, so that the same luck does not meet the same layer and rank at every round.
     luck = cycle(rng.random(DRAWN_AHEAD * moe.num_experts_per_tok + 1).tolist())
     coming: dict[int, Chosen] = {}
     own = [Guesses() for _ in layers]

@@ -1,3 +1,6 @@
+import mmap
+import sys
+
 import numpy as np
 import pytest
 
@@ -40,6 +43,19 @@ def test_tokens_come_back_as_they_went_in_over_any_block_border(counts: tuple[in
     k, v = filled(*counts).gather()
     assert np.array_equal(k, random_keys(sum(counts)))
     assert np.array_equal(v, -k)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no private mappings there")
+def test_blocks_lie_in_memory_of_their_own_where_they_are_large() -> None:
+    """In the heap, between what is freed again, they would leave holes."""
+    blocks = KVBlocks(2, 256, np.dtype(np.uint16))
+    for _ in range(3):
+        blocks.add_block()
+    for keys, values in zip(blocks.k, blocks.v, strict=True):
+        assert keys.ctypes.data % mmap.PAGESIZE == 0
+        assert values.ctypes.data == keys.ctypes.data + keys.nbytes
+        assert keys.flags.writeable
+        assert not keys.any()
 
 
 @pytest.mark.parametrize("count", [BLOCK_TOKENS - 6, BLOCK_TOKENS, 2 * BLOCK_TOKENS + 9])
