@@ -23,12 +23,12 @@ class Guesses:
         self._guessed: list[list[int]] = []  # (M, A), not judged yet
         self._is_missing: list[list[bool]] = []
         self._calls = 0
-        self._is_believed = False  # any rank
 
     def is_due(self) -> bool:
         """Whether to ask for guesses in this call."""
         self._calls += 1
-        return self._is_believed or self._calls <= MEMORY or self._calls % PROBE == 0
+        is_probe = self._calls <= MEMORY or self._calls % PROBE == 0
+        return is_probe or any(right >= LIKELY for right in self.right)
 
     def likely(self, guessed: list[list[int]], is_missing: list[list[bool]]) -> list[int]:
         """Of the experts `guessed` (M, A) those missing that may be believed, the first ranks first."""
@@ -49,4 +49,3 @@ class Guesses:
                 if is_missing:
                     self._judged[rank] = min(self._judged[rank] + 1, MEMORY)
                     self.right[rank] += ((expert in right_ones) - self.right[rank]) / self._judged[rank]
-        self._is_believed = any(right >= LIKELY for right in self.right)

@@ -113,6 +113,10 @@ def test_who_is_not_believed_is_asked_now_and_then() -> None:
         guesses.likely([[3, 5]], BOTH)
         guesses.judge(tokens([3, 7]))
     assert all(guesses.is_due() for _ in range(PROBE))
+    for _ in range(2 * MEMORY):
+        guesses.likely([[3, 5]], BOTH)
+        guesses.judge(tokens([1, 7]))
+    assert sum(guesses.is_due() for _ in range(10 * PROBE)) == 10
 
 
 def test_a_right_guess_is_read_once_and_before_it_is_asked_for(layers: list[ExpertsEntry]) -> None:
