@@ -78,9 +78,13 @@ void compare_matmul(const Kernels* other, Format format, int n, int k) {
 
 void compare_rows(const Kernels* other, int n) {
     const Floats x = random_floats(n, 3.0f), w = random_floats(n), b = random_floats(n);
-    compare<uint8_t>("quantise", other, int(RowLayout(n).bytes()), [&](const Kernels& kernels, uint8_t* y) {
-        kernels.quantise(x.data(), n, n, 0, RowLayout(n).num_groups, y);
-    });
+    for (float scale : {1.0f, 1e-36f, 1e-38f}) { // some groups are zero, then all
+        const Floats some = random_floats(n, scale);
+        const RowLayout layout(n);
+        compare<uint8_t>("quantise", other, int(layout.bytes()), [&](const Kernels& kernels, uint8_t* y) {
+            kernels.quantise(some.data(), n, n, 0, layout.num_groups, y);
+        });
+    }
     const auto on_rows = [&](const char* what, const auto& body) {
         compare(what, other, n, [&](const Kernels& kernels, float* y) {
             std::copy(x.begin(), x.end(), y);
@@ -108,6 +112,24 @@ void compare_rows(const Kernels* other, int n) {
         for (int i = 0; i < n; i++) negative[i] = -std::abs(w[i]);
         k.decay_and_beta(x.data(), b.data(), w.data(), negative.data(), n, y, y + n);
     });
+}
+
+// Keys and values of a head that begins at the third of its row's values.
+void compare_pack_head(const Kernels* other, int count, int head_dim) {
+    for (float scale : {1.0f, 1e-5f, 1e7f}) {
+        const int at = 3, width = at + head_dim;
+        const Floats x = random_floats(count * width, scale), mean = random_floats(head_dim, scale);
+        std::vector<const float*> rows;
+        for (int i = 0; i < count; i++) rows.push_back(x.data() + i * width);
+        const auto size = [](int n, int k) { return num_row_blocks(n) * num_k_blocks(k) * Q8_BLOCK_BYTES; };
+        compare<uint8_t>("pack_keys", other, size(count, head_dim), [&](const Kernels& kernels, uint8_t* y) {
+            kernels.pack_keys(rows.data(), at, mean.data(), count, head_dim, y);
+        });
+        compare<uint8_t>("pack_values", other, size(head_dim, count),
+                         [&](const Kernels& kernels, uint8_t* y) {
+                             kernels.pack_values(rows.data(), at, count, head_dim, y);
+                         });
+    }
 }
 
 template <class Number>
@@ -194,6 +216,9 @@ int main(int, char** arguments) {
     }
     for (int n : {8, 13, 64, 250}) compare_rows(other, n);
     for (int V : {18, 32, 128}) compare_linear(other, 5, 13, V), compare_linear(other, 1, 128, V);
+    for (int count : {5, 77}) {
+        for (int head_dim : {8, 64, 72}) compare_pack_head(other, count, head_dim);
+    }
     for (int rows : {2, 7, 32}) {
         compare_attention(other, rows, 77, 40), compare_attention(other, rows, 256, 72);
     }

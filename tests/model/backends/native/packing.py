@@ -71,14 +71,18 @@ def lay_out(q: NDArray[np.int8], scales: NDArray[np.float16], format_name: str) 
 
 
 def quantise_activations(x: NDArray[np.float32], kp: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """q (M, Kp) and scales (M, Kp / 32): per group of 32 max |x| / 127, rounded half to even."""
+    """q (M, Kp) and scales (M, Kp / 32): per group of 32 max |x| / 127, rounded half to even.
+
+    Groups that would have a denormal scale are zero.
+    """
     padded = np.zeros((len(x), kp), np.float32)
     padded[:, : x.shape[1]] = x
     groups = padded.reshape(len(x), -1, GROUP)
-    scales = np.abs(groups).max(-1) / np.float32(127)
-    safe = np.where(scales == 0, np.float32(1), scales)
-    q = np.rint(groups / safe[..., None]).clip(-127, 127).astype(np.int32)
-    q[scales == 0] = 0
+    most = np.abs(groups).max(-1)
+    is_zero = most < np.float32(1.5e-36)
+    safe = np.where(is_zero, np.float32(127), most)
+    scales = np.where(is_zero, np.float32(0), safe / np.float32(127))
+    q = np.rint(groups * (np.float32(127) / safe)[..., None]).astype(np.int32)
     return q.reshape(len(x), kp), scales
 
 

@@ -22,9 +22,9 @@ def to_int8(x: Tensor) -> Tensor:
     """`x` as its groups of 32 along the last dimension say it in int8."""
     size = x.shape[-1]
     groups = F.pad(x, (0, -size % GROUP)).unflatten(-1, (-1, GROUP))
-    scale = groups.abs().amax(-1, keepdim=True) / 127
-    q = (groups / scale.where(scale > 0, 1.0)).round()
-    return (q * scale).flatten(-2)[..., :size]
+    most = groups.abs().amax(-1, keepdim=True)
+    q = (groups * (127 / most.where(most > 0, 127.0))).round()
+    return (q * (most / 127)).flatten(-2)[..., :size]
 
 
 def to_bf16(x: Tensor) -> Tensor:
@@ -65,15 +65,11 @@ def _tied_logits(self: Qwen35, hidden: Tensor) -> Tensor:
 
 
 def weights_to_int8(x: Tensor) -> Tensor:
-    """Like `to_int8`, with scales in fp16 rounded up: keys and values of a picture, packed as matrices."""
+    """Like `to_int8`, with scales in fp16: keys and values of a picture, packed as matrices."""
     size = x.shape[-1]
     groups = F.pad(x, (0, -size % GROUP)).unflatten(-1, (-1, GROUP))
-    wanted = groups.abs().amax(-1, keepdim=True) / 127
-    scale = wanted.half()
-    scale = scale.float().where(
-        scale.float() >= wanted, torch.nextafter(scale, torch.tensor(torch.inf).half())
-    )
-    q = (groups / scale.where(scale > 0, 1.0)).round()
+    scale = (groups.abs().amax(-1, keepdim=True) / 127).half().float()
+    q = (groups * (1 / scale.where(scale > 0, 1.0))).round().clip(-127, 127)
     return (q * scale).flatten(-2)[..., :size]
 
 

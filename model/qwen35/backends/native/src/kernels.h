@@ -89,6 +89,11 @@ struct Kernels {
     // Put a tile's partial result behind what the blocks before it gave (empty: top -inf, total 0, y 0).
     void (*merge)(float* top, float* total, float* y, float tile_top, float tile_total, const float* tile_y,
                   int head_dim);
+    // A head's keys less their `mean`, a q8 matrix (count, head_dim), and its values turned over, another one
+    // (head_dim, count). Those of token i begin at x[i] + at.
+    void (*pack_keys)(const float* const* x, int at, const float* mean, int count, int head_dim,
+                      uint8_t* out);
+    void (*pack_values)(const float* const* x, int at, int count, int head_dim, uint8_t* out);
 };
 
 const Kernels* scalar_kernels();

@@ -73,6 +73,11 @@ static inline F8 sums(const F8* a) {
     // lanes now: 0, 2, 4, 6, 1, 3, 5, 7
     return {_mm256_permutevar8x32_ps(whole, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))};
 }
+static inline float largest(F8 a) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 static inline F8 load_bf16(const uint16_t* p) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
@@ -197,6 +202,13 @@ static inline F8 sums(const F8* a) {
     for (int i = 0; i < LANES; i++) lanes[i] = sum(a[i]);
     return load(lanes);
 }
+static inline float largest(F8 a) {
+    float lanes[LANES];
+    store(lanes, a);
+    float y = lanes[0];
+    for (int i = 1; i < LANES; i++) y = lanes[i] > y ? lanes[i] : y;
+    return y;
+}
 #endif
 
 // The last vector of an array may be short: `count` floats are touched, the other lanes are zero.
@@ -218,14 +230,6 @@ static inline F8 load_bf16(const uint16_t* p, int count) {
     for (int i = 0; i < count; i++) lanes[i] = p[i];
     return load_bf16(lanes);
 }
-static inline float largest(F8 a) {
-    float lanes[LANES];
-    store(lanes, a);
-    float y = lanes[0];
-    for (int i = 1; i < LANES; i++) y = lanes[i] > y ? lanes[i] : y;
-    return y;
-}
-
 // To bfloat16, round to nearest even. Not for NaN.
 static inline uint16_t to_bf16(float x) {
     uint32_t bits;

@@ -8,68 +8,18 @@
 // square.
 #include "vision_attention.h"
 
-#include <cmath>
-#include <cstring>
-
 namespace qw {
 
 namespace {
 
 constexpr int QUERY_TILE = 16;
 
-// To fp16, for scales: positive, and rounded up, so that no value exceeds 127 steps. Below 2^-14 to a
-// multiple of 2^-24, beyond 65504 to that.
-uint16_t scale_to_half(float scale) {
-    if (scale <= 0.0f) return 0;
-    if (scale >= 65504.0f) return 0x7bff;
-    if (scale < 6.103515625e-5f) return uint16_t(std::ceil(scale * 16777216.0f));
-    uint32_t bits;
-    std::memcpy(&bits, &scale, sizeof bits);
-    bits += 0x1fff; // the 13 bits that go, rounded up
-    return uint16_t((bits >> 13) - (112 << 10));
-}
-
-float half_to_scale(uint16_t half) {
-    const int exponent = half >> 10, mantissa = half & 1023;
-    return exponent ? std::ldexp(float(mantissa + 1024), exponent - 25) : std::ldexp(float(mantissa), -24);
-}
-
-// Round to the nearest whole number, ties to even, for |x| < 2^22.
-float round_even(float x) { return (x + 12582912.0f) - 12582912.0f; }
-
-// Packs a q8 matrix whose weight (n, k) is value(n, k).
-template <class Value>
-void pack_q8(const Matrix& w, const Value& value) {
-    uint8_t* blocks = static_cast<uint8_t*>(const_cast<void*>(w.data));
-    for (int top = 0; top < w.n; top += TILE_ROWS) {
-        for (int left = 0; left < w.k; left += TILE_COLS, blocks += Q8_BLOCK_BYTES) {
-            std::memset(blocks, 0, Q8_BLOCK_BYTES);
-            for (int r = 0; r < std::min(TILE_ROWS, w.n - top); r++) {
-                for (int group = 0; group < 2; group++) {
-                    const int first = left + group * GROUP, count = std::min(GROUP, w.k - first);
-                    float values[GROUP], largest = 0.0f;
-                    for (int i = 0; i < count; i++) {
-                        values[i] = value(top + r, first + i);
-                        largest = std::max(largest, std::fabs(values[i]));
-                    }
-                    const uint16_t half = scale_to_half(largest / 127.0f);
-                    reinterpret_cast<uint16_t*>(blocks)[group * TILE_ROWS + r] = half;
-                    const float inverse = half ? 1.0f / half_to_scale(half) : 0.0f;
-                    uint8_t* lines = blocks + SCALE_BYTES + group * 8 * 64 + r * 4;
-                    for (int i = 0; i < count; i++) {
-                        const float q = std::max(-127.0f, std::min(127.0f, round_even(values[i] * inverse)));
-                        lines[i / 4 * 64 + i % 4] = uint8_t(int8_t(q));
-                    }
-                }
-            }
-        }
-    }
-}
-
 // One head's keys (count, Dh) and values, turned over (Dh, count).
 struct PackedHead {
     Matrix k, v;
 };
+
+uint8_t* data_of(const Matrix& w) { return static_cast<uint8_t*>(const_cast<void*>(w.data)); }
 
 PackedHead take_head(Context& context, int count, int head_dim) {
     const auto take = [&](int n, int k) {
@@ -80,15 +30,15 @@ PackedHead take_head(Context& context, int count, int head_dim) {
     return {take(count, head_dim), take(head_dim, count)};
 }
 
-void pack_head(const PackedHead& head, float* const* k, int k_at, int v_at) {
+void pack_head(const Kernels& kernels, const PackedHead& head, float* const* x, int k_at, int v_at) {
     const int count = head.k.n, head_dim = head.k.k;
     float mean[512] = {};
     for (int key = 0; key < count; key++) {
-        for (int i = 0; i < head_dim; i++) mean[i] += k[key][k_at + i];
+        for (int i = 0; i < head_dim; i++) mean[i] += x[key][k_at + i];
     }
     for (int i = 0; i < head_dim; i++) mean[i] /= float(count);
-    pack_q8(head.k, [&](int key, int i) { return k[key][k_at + i] - mean[i]; });
-    pack_q8(head.v, [&](int i, int key) { return k[key][v_at + i]; });
+    kernels.pack_keys(x, k_at, mean, count, head_dim, data_of(head.k));
+    kernels.pack_values(x, v_at, count, head_dim, data_of(head.v));
 }
 
 // What a thread needs for one tile of queries.
@@ -127,7 +77,7 @@ void attend_frame(Context& context, const Frame& frame, int num_heads, int head_
     PackedHead* heads = context.scratch.take<PackedHead>(num_heads);
     for (int head = 0; head < num_heads; head++) heads[head] = take_head(context, count, head_dim);
     context.pool.run(num_heads, [&](int head, int) {
-        pack_head(heads[head], qkv.from(frame.start), d + head * head_dim, 2 * d + head * head_dim);
+        pack_head(*context.kernels, heads[head], qkv.from(frame.start), d + head * head_dim, 2 * d + head * head_dim);
     });
     const int num_threads = context.pool.num_threads();
     TileScratch* scratch = context.scratch.take<TileScratch>(num_threads);

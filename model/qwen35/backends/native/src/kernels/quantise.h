@@ -7,18 +7,18 @@
 namespace qw {
 namespace QWEN_ISA {
 
-// q[0..31] as int8, from values already rounded and within [-127, 127].
-static inline void pack_group(const F8* whole, int8_t* q) {
+// q[0..31] as int8, rounded half to even, from values that round to [-127, 127].
+static inline void pack_group(const F8* x, int8_t* q) {
 #if defined(__AVX2__) && defined(__FMA__)
-    __m256i a = _mm256_packs_epi32(_mm256_cvtps_epi32(whole[0].v), _mm256_cvtps_epi32(whole[1].v));
-    __m256i b = _mm256_packs_epi32(_mm256_cvtps_epi32(whole[2].v), _mm256_cvtps_epi32(whole[3].v));
+    __m256i a = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0].v), _mm256_cvtps_epi32(x[1].v));
+    __m256i b = _mm256_packs_epi32(_mm256_cvtps_epi32(x[2].v), _mm256_cvtps_epi32(x[3].v));
     // Packing works within 128-bit halves, which leaves runs of four in the order 0 2 4 6 1 3 5 7.
     __m256i bytes =
         _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), bytes);
 #else
     float lanes[GROUP];
-    for (int i = 0; i < GROUP / LANES; i++) store(lanes + i * LANES, whole[i]);
+    for (int i = 0; i < GROUP / LANES; i++) store(lanes + i * LANES, round_even(x[i]));
     for (int i = 0; i < GROUP; i++) q[i] = int8_t(lanes[i]);
 #endif
 }
@@ -44,6 +44,10 @@ static inline void group_sums(const int8_t* q, int32_t* sum, int32_t* bias) {
 #endif
 }
 
+// From here on scales and their inverses are normal numbers; a group with less is zero. Processors stumble over
+// denormal ones, some twenty times as slow, and softmaxes of trained models hold them.
+constexpr float LEAST = 1.5e-36f;
+
 static void quantise(const float* x, int count, int k, int first, int last, uint8_t* row) {
     const RowLayout layout(k);
     for (int g = first; g < last; g++, x += GROUP, count -= GROUP) {
@@ -54,13 +58,10 @@ static void quantise(const float* x, int count, int k, int first, int last, uint
             v[i] = at < count ? load(x + at, count - at) : set1(0.0f);
             largest_lanes = max(largest_lanes, abs(v[i]));
         }
-        float scale = largest(largest_lanes) / 127.0f;
-        // A row of zeros, or of numbers so small that their scale is zero, is zero. Where the scale is a
-        // rounded denormal the quotient may exceed 127.
-        for (int i = 0; i < GROUP / LANES; i++) {
-            F8 whole = scale > 0.0f ? round_even(v[i] / set1(scale)) : set1(0.0f);
-            v[i] = min(max(whole, set1(-127.0f)), set1(127.0f));
-        }
+        const float most = largest(largest_lanes);
+        const bool is_zero = most < LEAST;
+        const float scale = is_zero ? 0.0f : most / 127.0f, inverse = is_zero ? 0.0f : 127.0f / most;
+        for (int i = 0; i < GROUP / LANES; i++) v[i] = v[i] * set1(inverse);
         int8_t* q = layout.q(row) + g * GROUP;
         pack_group(v, q);
         layout.scale(row)[g] = scale;

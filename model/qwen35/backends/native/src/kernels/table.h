@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "delta_rule.h"
+#include "pack_head.h"
 #include "quantise.h"
 #include "quantise_weights.h"
 #include "rows.h"
@@ -15,7 +16,7 @@ static const Kernels* table(const char* name) {
         name,       quantise,     quantise_weights, matmul,   rms_norm,    gated_norm,
         layer_norm, l2_normalise, swiglu,           activate, gate_row,    add_row,
         add_scaled, sigmoid_of,   exponentiate,     rotate,   row_to_bf16, decay_and_beta,
-        convolve,   delta_rule,   attend,           merge,
+        convolve,   delta_rule,   attend,           merge,    pack_keys,   pack_values,
     };
     return &kernels;
 }
