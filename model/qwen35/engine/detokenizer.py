@@ -29,7 +29,7 @@ class Detokenizer:
             return ""
         new = decoded[self._shown :]
         self._shown = len(decoded)
-        if len(self._ids) > 64:  # keep decoding short; the last token is context for the next
+        if len(self._ids) > 16:  # keep decoding short; the last token is context for the next
             self._ids = self._ids[-1:]
             self._shown = len(self._tokenizer.decode(self._ids))
         return self._hold_back(new)

@@ -26,27 +26,34 @@ class LoopDetector:
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
-        self._past = np.full(LONGEST_UNIT, -1)  # the last tokens, the newest first
+        # The newest first, from `_newest` on, with room for more before them: to move them each time costs
+        # more than all the rest.
+        self._tokens = np.full(8 * LONGEST_UNIT, -1)
+        self._newest = len(self._tokens) - LONGEST_UNIT
         self._repeated = np.zeros(LONGEST_UNIT, np.int64)  # tokens in a row that are those p + 1 before
         self._units = np.arange(1, LONGEST_UNIT + 1)
 
     def push(self, token: int) -> bool:
         """Whether this token makes it a loop."""
-        self._repeated = (self._repeated + 1) * (self._past == token)
-        self._past = np.roll(self._past, 1)
-        self._past[0] = token
+        self._repeated += 1
+        self._repeated *= self._tokens[self._newest :][:LONGEST_UNIT] == token
+        if self._newest == 0:
+            self._tokens[-LONGEST_UNIT:] = self._tokens[:LONGEST_UNIT]
+            self._newest = len(self._tokens) - LONGEST_UNIT
+        self._newest -= 1
+        self._tokens[self._newest] = token
         beyond = self._repeated - self._units
         if beyond.max() < PROSE_TOKENS:
             return False
         length = int(np.argmax(beyond >= PROSE_TOKENS)) + 1
         if beyond[length - 1] >= OTHER_TOKENS:
             return True
-        unit = self._past[:length][::-1].tolist()
+        unit = self._tokens[self._newest :][:length][::-1].tolist()
         return is_prose(_CUT_WORDS.sub("", self._decode(unit * 3)))  # it may begin within a word
 
     def forget(self) -> None:
         """Begin anew: what follows is another text."""
-        self._past[:], self._repeated[:] = -1, 0
+        self._tokens[:], self._repeated[:] = -1, 0
 
 
 def is_prose(unit: str) -> bool:

@@ -126,3 +126,12 @@ def test_what_was_before_is_forgotten() -> None:
     detector.forget()
     assert not any(detector.push(token) for token in ids)
     assert any(detector.push(token) for token in ids)
+
+
+@pytest.mark.parametrize("num_before", range(2200, 4200, 173))
+def test_a_long_loop_is_found_wherever_it_begins(num_before: int) -> None:
+    detector = LoopDetector(lambda ids: "so it goes on and on, ")
+    unit = range(500)
+    ids = [*range(1000, 1000 + num_before), *unit, *unit, *unit]
+    found = next(count for count, token in enumerate(ids, start=1) if detector.push(token))
+    assert found == num_before + 2 * len(unit) + PROSE_TOKENS
