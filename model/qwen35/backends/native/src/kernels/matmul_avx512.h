@@ -26,6 +26,16 @@ static inline __m512 group_scales(const uint8_t* block, int group) {
         _mm256_load_si256(reinterpret_cast<const __m256i*>(block + group * TILE_ROWS * 2)));
 }
 
+// The first rows that come to a block ask for one that comes later; the others find all in the cache. The
+// processor's own prefetching leaves a tenth of the memory's speed; more blocks ahead push out what comes first.
+constexpr int BLOCKS_AHEAD = 3;
+
+static inline void prefetch(const uint8_t* block, int block_bytes) {
+    for (int i = 0; i < block_bytes; i += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(block) + BLOCKS_AHEAD * block_bytes + i, _MM_HINT_T0);
+    }
+}
+
 // The group's integers become part of the float chain.
 static inline __m512 add_group(__m512 total, __m512i dot, __m512 weight_scale, float row_scale) {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(weight_scale, _mm512_set1_ps(row_scale)),
@@ -34,11 +44,12 @@ static inline __m512 add_group(__m512 total, __m512i dot, __m512 weight_scale, f
 
 template <int R>
 static inline void tile_q4(const uint8_t* blocks, const RowLayout& layout, const uint8_t* const* rows,
-                           float* tiles) {
+                           bool is_first, float* tiles) {
     const __m512i low = _mm512_set1_epi8(15);
     __m512 totals[R];
     for (int r = 0; r < R; r++) totals[r] = _mm512_setzero_ps();
     for (int g = 0; g < layout.num_groups; g += 2, blocks += Q4_BLOCK_BYTES) {
+        if (is_first) prefetch(blocks, Q4_BLOCK_BYTES);
         __m512i dots[2][R];
         for (int r = 0; r < R; r++) {
             dots[0][r] = _mm512_set1_epi32(-8 * layout.sum(rows[r])[g]);
@@ -66,13 +77,14 @@ static inline void tile_q4(const uint8_t* blocks, const RowLayout& layout, const
 
 template <int R>
 static inline void tile_q8(const uint8_t* blocks, const RowLayout& layout, const uint8_t* const* rows,
-                           float* tiles) {
+                           bool is_first, float* tiles) {
     const __m512i flip = _mm512_set1_epi8(int8_t(0x80));
     __m512 totals[R];
     for (int r = 0; r < R; r++) totals[r] = _mm512_setzero_ps();
     for (int g = 0; g < layout.num_groups; g++) {
         const uint8_t* block = blocks + size_t(g / 2) * Q8_BLOCK_BYTES;
         const uint8_t* lines = block + SCALE_BYTES + g % 2 * 8 * 64;
+        if (is_first && g % 2 == 0) prefetch(block, Q8_BLOCK_BYTES);
         __m512i dots[R];
         for (int r = 0; r < R; r++) dots[r] = _mm512_set1_epi32(-128 * layout.sum(rows[r])[g]);
 #pragma GCC unroll 8
@@ -92,9 +104,9 @@ static inline void tile_q8(const uint8_t* blocks, const RowLayout& layout, const
 
 template <int R>
 static inline void tile_rows(const Matrix& w, const uint8_t* blocks, const RowLayout& layout,
-                             const uint8_t* const* rows, float* tiles) {
-    if (w.format == FORMAT_Q4) return tile_q4<R>(blocks, layout, rows, tiles);
-    return tile_q8<R>(blocks, layout, rows, tiles);
+                             const uint8_t* const* rows, bool is_first, float* tiles) {
+    if (w.format == FORMAT_Q4) return tile_q4<R>(blocks, layout, rows, is_first, tiles);
+    return tile_q8<R>(blocks, layout, rows, is_first, tiles);
 }
 
 static void matmul(const Matrix& w, int first, int last, const void* const* rows, int num_rows,
@@ -109,28 +121,28 @@ static void matmul(const Matrix& w, int first, int last, const void* const* rows
             const int count = num_rows - m < VNNI_ROWS ? num_rows - m : VNNI_ROWS;
             switch (count) {
             case 1:
-                tile_rows<1>(w, blocks, layout, packed + m, tiles);
+                tile_rows<1>(w, blocks, layout, packed + m, m == 0, tiles);
                 break;
             case 2:
-                tile_rows<2>(w, blocks, layout, packed + m, tiles);
+                tile_rows<2>(w, blocks, layout, packed + m, m == 0, tiles);
                 break;
             case 3:
-                tile_rows<3>(w, blocks, layout, packed + m, tiles);
+                tile_rows<3>(w, blocks, layout, packed + m, m == 0, tiles);
                 break;
             case 4:
-                tile_rows<4>(w, blocks, layout, packed + m, tiles);
+                tile_rows<4>(w, blocks, layout, packed + m, m == 0, tiles);
                 break;
             case 5:
-                tile_rows<5>(w, blocks, layout, packed + m, tiles);
+                tile_rows<5>(w, blocks, layout, packed + m, m == 0, tiles);
                 break;
             case 6:
-                tile_rows<6>(w, blocks, layout, packed + m, tiles);
+                tile_rows<6>(w, blocks, layout, packed + m, m == 0, tiles);
                 break;
             case 7:
-                tile_rows<7>(w, blocks, layout, packed + m, tiles);
+                tile_rows<7>(w, blocks, layout, packed + m, m == 0, tiles);
                 break;
             default:
-                tile_rows<8>(w, blocks, layout, packed + m, tiles);
+                tile_rows<8>(w, blocks, layout, packed + m, m == 0, tiles);
                 break;
             }
             for (int r = 0; r < count; r++) {
