@@ -27,7 +27,7 @@ from qwen35.experts.store import ExpertStore
 from qwen35.state import ModelState
 
 # Part of every cache key. All instruction sets, thread counts and batch sizes have the same numerics.
-NUMERICS = "native-2"
+NUMERICS = "native-3"
 STATE_DTYPE = "bfloat16"  # of keys, values and conv inputs
 GUESSED_ROWS = 8  # at most, whose experts are guessed; a prompt's tokens need most of them
 

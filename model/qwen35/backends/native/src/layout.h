@@ -44,8 +44,8 @@ inline size_t row_block_bytes(const Matrix& w) {
 }
 
 // A quantised row of Kp inputs, in one run of memory:
-//   int8  q[Kp]            x / scale, rounded half to even; zero in the padding
-//   float scale[Kp / 32]   max |x| / 127 of the group
+//   int8  q[Kp]            x * (127 / max |x|), rounded half to even; zero in the padding
+//   float scale[Kp / 32]   max |x| / 127 of the group; zero, as its q are, where that would be denormal
 //   int32 sum[Kp / 32]     of the group's q
 //   int32 bias[Kp / 32]    two int16 side by side: -8 times the sum of the q at even pairs of columns
 //                          (4j, 4j + 1) and at odd ones (4j + 2, 4j + 3). Weights are stored as q + 8;
