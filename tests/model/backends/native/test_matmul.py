@@ -65,10 +65,15 @@ def test_subnormal_and_negative_scales_count_in_full(context: Context) -> None:
 
 def test_zero_and_tiny_rows(context: Context) -> None:
     w = pack(random(3, 16, 64), "q8")
-    x = np.zeros((3, 64), np.float32)
-    x[1] = 1e-43  # its scale is a rounded denormal
-    x[2, 5] = 1e-45  # its scale is zero
-    assert np.array_equal(run(context, w, x), multiply(w, x))
+    x = np.zeros((5, 64), np.float32)
+    x[1] = 1e-43
+    x[2, 5] = 1e-45
+    x[3, :32], x[3, 32:] = 1.4e-36, 1.0  # beside a group that is none, one that would have a denormal scale
+    x[4] = 1.6e-36
+    y = run(context, w, x)
+    assert np.array_equal(y, multiply(w, x))
+    assert not y[:3].any()
+    assert y[4].any()
 
 
 @pytest.mark.parametrize(("n", "k"), [(7, 50), (64, 512)])
