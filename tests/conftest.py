@@ -1,7 +1,11 @@
 """What every test shares: which tests run by default, and that a skip in CI is a failure."""
 
 import os
+import signal
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that runs the tests in the background has all of them ignore Ctrl-C, which many are about.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # one worker for each core: torch's threads would only wait for each other
