@@ -72,7 +72,7 @@ def _nf4(weight: Tensor, device: str | torch.device) -> nn.Module:
         module=linear,
     )
     linear.quant_state = state
-    # On processors with AVX512-BF16 it would lay its weights out anew at the first product: whole tiles alone,
+    # On processors with AVX512-BF16 it would lay its weights out anew at the first product: whole tiles,
     # with scales rounded to bfloat16, and again at each reading of a layer that is offloaded.
     linear.support_avx512bf16_for_cpu = False
     return linear
