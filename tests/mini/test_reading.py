@@ -73,7 +73,8 @@ def test_what_is_told_is_learnt(tmp_path: Path) -> None:
         figures.append(losses.figures)
     assert figures[-1]["read_answer"] < 0.7 * figures[0]["read_answer"]
     for name in ("line", "wanted_field", "noticed_offset"):
-        assert figures[-1][name] > min(figures[0][name], 0.99)  # some processors' roundings find all at once
+        is_all = figures[0][name] == figures[-1][name] == 1.0  # found at once, and never lost
+        assert is_all or figures[-1][name] > figures[0][name]
     assert figures[-1]["wanted_line"] >= figures[0]["wanted_line"]  # which the shipped weights know already
 
 

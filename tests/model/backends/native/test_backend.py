@@ -112,7 +112,7 @@ def test_logits_are_the_plain_networks_with_the_same_roundings(
     later = decode(native, state, [40, 41, 42])
     expected_later = decode(plain, plain_state, [40, 41, 42])
     expected = np.concatenate([expected[None], expected_later])
-    assert rms(np.concatenate([logits[None], later]) - expected) <= 0.05 * rms(expected)
+    assert rms(np.concatenate([logits[None], later]) - expected) <= 0.032 * rms(expected)
 
 
 def test_the_first_layers_state_is_the_plain_networks(

@@ -5,7 +5,7 @@ namespace qw {
 namespace {
 
 constexpr int ROW_CHUNK = 64; // rows that go through a run of weights together: they fit the L2 cache
-constexpr int WEIGHT_CHUNK = 256 * 1024; // bytes of weights that one item reads: of shorter streams memory is slower
+constexpr int WEIGHT_CHUNK = 256 * 1024; // bytes of weights that one item reads: shorter streams are slower
 
 // How one product is cut into items: runs of units (row blocks or groups) times runs of rows.
 struct Cut {

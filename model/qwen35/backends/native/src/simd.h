@@ -230,6 +230,7 @@ static inline F8 load_bf16(const uint16_t* p, int count) {
     for (int i = 0; i < count; i++) lanes[i] = p[i];
     return load_bf16(lanes);
 }
+
 // To bfloat16, round to nearest even. Not for NaN.
 static inline uint16_t to_bf16(float x) {
     uint32_t bits;
